@@ -1,0 +1,113 @@
+//! Figures with their units, as people read them.
+
+use std::time::Duration;
+
+/// A number with about three significant digits.
+fn three_digits(value: f64) -> String {
+    match value {
+        v if v >= 99.95 => format!("{v:.0}"),
+        v if v >= 9.995 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    }
+}
+
+/// A rate, such as `81.3 items/s`.
+pub fn rate(per_second: f64) -> String {
+    if !per_second.is_finite() {
+        return "- items/s".to_owned();
+    }
+    let digits = three_digits(per_second);
+    format!(
+        "{} items/s",
+        if per_second >= 1000.0 {
+            grouped(per_second.round() as u64)
+        } else {
+            digits
+        }
+    )
+}
+
+/// A factor, such as `1.96`.
+pub fn factor(value: f64) -> String {
+    three_digits(value)
+}
+
+/// Seconds in the unit that suits them: `3.21 µs`, `45.0 ms`, `12.3 s`, `4 min 05 s`, `2 h 03 min`.
+pub fn seconds(value: f64) -> String {
+    match value {
+        v if v < 0.0 || !v.is_finite() => "-".to_owned(),
+        v if v < 0.000_999_5 => format!("{} µs", three_digits(v * 1e6)),
+        v if v < 0.999_5 => format!("{} ms", three_digits(v * 1e3)),
+        v if v < 59.95 => format!("{} s", three_digits(v)),
+        v if v < 3599.5 => {
+            let whole = v.round() as u64;
+            format!("{} min {:02} s", whole / 60, whole % 60)
+        }
+        v => {
+            let minutes = (v / 60.0).round() as u64;
+            format!("{} h {:02} min", minutes / 60, minutes % 60)
+        }
+    }
+}
+
+/// A duration, as [`seconds`].
+pub fn duration(value: Duration) -> String {
+    seconds(value.as_secs_f64())
+}
+
+/// A count with a thousands separator: `1,234,567`.
+pub fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 item`, `2 items`.
+pub fn counted(count: u64, noun: &str) -> String {
+    let plural = match noun {
+        "process" => "processes".to_owned(),
+        "retry" => "retries".to_owned(),
+        _ => format!("{noun}s"),
+    };
+    format!("{} {}", grouped(count), if count == 1 { noun } else { &plural })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_wear_the_unit_that_suits_them() {
+        let cases = [
+            (0.0, "0.00 µs"),
+            (0.000_003_21, "3.21 µs"),
+            (0.045, "45.0 ms"),
+            (0.9999, "1.00 s"),
+            (12.34, "12.3 s"),
+            (59.97, "1 min 00 s"),
+            (245.4, "4 min 05 s"),
+            (7380.0, "2 h 03 min"),
+            (f64::NAN, "-"),
+        ];
+        for (value, text) in cases {
+            assert_eq!(seconds(value), text);
+        }
+    }
+
+    #[test]
+    fn rates_and_counts_are_grouped() {
+        assert_eq!(rate(81.34), "81.3 items/s");
+        assert_eq!(rate(1234.5), "1,235 items/s");
+        assert_eq!(rate(f64::INFINITY), "- items/s");
+        assert_eq!(grouped(1_234_567), "1,234,567");
+        assert_eq!(grouped(123), "123");
+        assert_eq!(counted(1, "process"), "1 process");
+        assert_eq!(counted(2, "process"), "2 processes");
+    }
+}

@@ -1,0 +1,1 @@
+//! The load tester built on procession's pool, as a library: it never prints and never reads argv.

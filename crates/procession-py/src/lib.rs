@@ -1,0 +1,44 @@
+//! Python's face of procession: the extension module `procession._native`.
+//!
+//! Hot methods and everything that must not be interrupted by Python code live here; the rest is Python.
+
+use pyo3::prelude::*;
+
+mod block;
+mod codec;
+mod fork;
+mod gil;
+mod job;
+mod pickle;
+mod pool;
+mod raw;
+mod results;
+mod worker;
+
+#[pymodule(gil_used = true)]
+mod _native {
+    use super::*;
+
+    #[pymodule_export]
+    use super::block::BlockBuffer;
+    #[pymodule_export]
+    use super::fork::{read_stash, report_broken, supervise, usable_cpus};
+    #[pymodule_export]
+    use super::pool::PoolBase;
+    #[pymodule_export]
+    use super::results::{AsyncResult, Feeder, ImapBase, ImapUnordered, MapResult};
+    #[pymodule_export]
+    use super::worker::WorkerSeat;
+
+    /// The version of this package.
+    #[pyfunction]
+    fn version() -> &'static str {
+        env!("CARGO_PKG_VERSION")
+    }
+
+    /// Runs the `procession` command on these arguments and returns its exit code.
+    #[pyfunction]
+    fn run_command(py: Python<'_>, arguments: Vec<std::ffi::OsString>) -> i32 {
+        py.detach(|| procession_cli::run(arguments))
+    }
+}

@@ -1,0 +1,284 @@
+//! Pickling with the C pickler, reused, and with the reducers that multiprocessing's users register.
+
+use std::sync::Arc;
+
+use procession::channel::Channel;
+use procession::shm::{AllocError, Block, Owner};
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyList};
+
+use crate::codec::{EncodeError, Encoder, OUT_OF_BAND_BYTES};
+use crate::gil::GilCell;
+
+/// A buffer that travels in a block of its own.
+#[derive(Debug, Clone, Copy)]
+pub struct OutOfBand {
+    pub block: Block,
+    pub read_only: bool,
+    pub len: u64,
+}
+
+#[derive(Debug)]
+struct SinkState {
+    bytes: Vec<u8>,
+    blocks: Vec<Block>,
+    buffers: Vec<OutOfBand>,
+    channel: Option<Arc<Channel>>,
+    owner: Owner,
+    full: bool,
+}
+
+/// What the C pickler writes to.
+#[pyclass(frozen, module = "procession._native")]
+struct Sink(GilCell<SinkState>);
+
+struct View(ffi::Py_buffer);
+
+impl View {
+    fn of(object: &Bound<'_, PyAny>, flags: i32) -> PyResult<View> {
+        let mut view = View(ffi::Py_buffer::new());
+        // SAFETY: the view is zeroed and released in `drop` if this succeeds.
+        if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &mut view.0, flags) } != 0 {
+            std::mem::forget(view);
+            return Err(PyErr::fetch(object.py()));
+        }
+        Ok(view)
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // SAFETY: `of` filled the view.
+        unsafe { ffi::PyBuffer_Release(&mut self.0) };
+    }
+}
+
+#[pymethods]
+impl Sink {
+    fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<usize> {
+        let view = View::of(data, ffi::PyBUF_SIMPLE)?;
+        let len = view.0.len as usize;
+        self.0.with(data.py(), |state| {
+            // SAFETY: the view keeps the bytes in place; they are copied as raw memory, no reference to them is made
+            // beyond this line, in which no other thread can run.
+            state
+                .bytes
+                .extend_from_slice(unsafe { std::slice::from_raw_parts(view.0.buf.cast(), len) });
+        });
+        Ok(len)
+    }
+
+    /// The pickler asks what to do with a buffer: true means that it travels within the pickle.
+    fn out_of_band(&self, buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let view = View::of(buffer, ffi::PyBUF_FULL_RO)?;
+        let len = view.0.len as usize;
+        // SAFETY: the view is a live one.
+        let contiguous = unsafe { ffi::PyBuffer_IsContiguous(&view.0, b'A' as _) } != 0;
+        if len < OUT_OF_BAND_BYTES || !contiguous {
+            return Ok(true);
+        }
+        let py = buffer.py();
+        let (channel, owner) = self.0.with(py, |s| (s.channel.clone(), s.owner));
+        let Some(channel) = channel else { return Ok(true) };
+        let block = match channel.arena().alloc(len as u64, owner) {
+            Ok(block) => block,
+            Err(e) => {
+                self.0.with(py, |s| s.full = matches!(e, AllocError::Full));
+                return Err(EncodeError::from(e).into_py());
+            }
+        };
+        let (from, to) = (view.0.buf as usize, channel.arena().start(block) as usize);
+        // SAFETY: the view keeps the source in place, the block is ours alone and has `len` bytes. Another thread may
+        // write to the source meanwhile; then it gets what it asked for, as with any copy of a shared buffer.
+        let copy = move || unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, len) };
+        // Other threads may run during a long copy.
+        if len > 1 << 20 {
+            py.detach(copy);
+        } else {
+            copy();
+        }
+        self.0.with(py, |s| {
+            s.blocks.push(block);
+            s.buffers.push(OutOfBand {
+                block,
+                read_only: view.0.readonly != 0,
+                len: len as u64,
+            });
+        });
+        Ok(false)
+    }
+}
+
+/// The reducers that the C pickler asks for types it does not know: those registered with multiprocessing's
+/// `ForkingPickler` before copyreg's, in one dict. Both tables may change at any time, so before each use the dict is
+/// held against them, entry by entry and by address, which costs less than a single look-up through Python.
+struct Reducers {
+    forking_pickler: Py<PyAny>,
+    copyreg: Py<PyAny>,
+    seen: Vec<(usize, usize)>,
+}
+
+impl Reducers {
+    fn new(py: Python<'_>) -> PyResult<Self> {
+        let forking_pickler = py
+            .import("multiprocessing.reduction")?
+            .getattr("ForkingPickler")?
+            .unbind();
+        let copyreg = py.import("copyreg")?.into_any().unbind();
+        Ok(Reducers {
+            forking_pickler,
+            copyreg,
+            seen: Vec::new(),
+        })
+    }
+
+    /// A new dict if the tables are not what they were.
+    fn refresh<'py>(&mut self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let copyreg = self
+            .copyreg
+            .bind(py)
+            .getattr(intern!(py, "dispatch_table"))?
+            .cast_into::<PyDict>()?;
+        let forking = self
+            .forking_pickler
+            .bind(py)
+            .getattr(intern!(py, "_extra_reducers"))?
+            .cast_into::<PyDict>()?;
+        let tables = [&copyreg, &forking];
+        let mut place = 0;
+        let mut same = true;
+        for table in tables {
+            let mut position = 0;
+            let (mut key, mut value) = (std::ptr::null_mut(), std::ptr::null_mut());
+            // SAFETY: the dict is alive, and nothing in the loop can change it; the borrowed pointers are only compared.
+            while unsafe { ffi::PyDict_Next(table.as_ptr(), &mut position, &mut key, &mut value) } != 0 {
+                same &= self.seen.get(place) == Some(&(key as usize, value as usize));
+                place += 1;
+            }
+        }
+        if same && place == self.seen.len() {
+            return Ok(None);
+        }
+        let merged = PyDict::new(py);
+        self.seen.clear();
+        for table in tables {
+            merged.update(table.as_mapping())?;
+            self.seen.extend(
+                table
+                    .iter()
+                    .map(|(key, value)| (key.as_ptr() as usize, value.as_ptr() as usize)),
+            );
+        }
+        Ok(Some(merged))
+    }
+}
+
+struct Machine {
+    sink: Py<Sink>,
+    pickler: Py<PyAny>,
+    reducers: Reducers,
+}
+
+static IDLE: GilCell<Vec<Machine>> = GilCell::new(Vec::new());
+static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+
+fn build(py: Python<'_>) -> PyResult<Machine> {
+    let state = SinkState {
+        bytes: Vec::new(),
+        blocks: Vec::new(),
+        buffers: Vec::new(),
+        channel: None,
+        owner: Owner::CALLER,
+        full: false,
+    };
+    let sink = Py::new(py, Sink(GilCell::new(state)))?;
+    let options = PyDict::new(py);
+    options.set_item("buffer_callback", sink.bind(py).getattr("out_of_band")?)?;
+    let pickler = py
+        .import("_pickle")?
+        .getattr("Pickler")?
+        .call((sink.bind(py), 5), Some(&options))?;
+    Ok(Machine {
+        sink,
+        pickler: pickler.unbind(),
+        reducers: Reducers::new(py)?,
+    })
+}
+
+/// Pickles `value` behind the encoder's bytes; its large buffers go to blocks of their own, whose list is returned.
+///
+/// On failure the encoder may hold bytes and blocks of the attempt; rewind it.
+pub fn dump_into(value: &Bound<'_, PyAny>, encoder: &mut Encoder) -> Result<Vec<OutOfBand>, EncodeError> {
+    let py = value.py();
+    // Pickling runs user code, which may come back here: the machine is nobody else's meanwhile.
+    let mut machine = match IDLE.with(py, Vec::pop) {
+        Some(machine) => machine,
+        None => build(py)?,
+    };
+    if let Some(table) = machine.reducers.refresh(py)? {
+        machine
+            .pickler
+            .bind(py)
+            .setattr(intern!(py, "dispatch_table"), table)?;
+    }
+    let sink = machine.sink.get();
+    sink.0.with(py, |s| {
+        std::mem::swap(&mut s.bytes, &mut encoder.bytes);
+        std::mem::swap(&mut s.blocks, &mut encoder.blocks);
+        s.channel = Some(encoder.channel.clone());
+        s.owner = encoder.owner;
+        s.full = false;
+    });
+    let pickler = machine.pickler.bind(py);
+    let dumped = pickler.call_method1(intern!(py, "dump"), (value,));
+    let (buffers, full) = sink.0.with(py, |s| {
+        std::mem::swap(&mut s.bytes, &mut encoder.bytes);
+        std::mem::swap(&mut s.blocks, &mut encoder.blocks);
+        s.channel = None;
+        (std::mem::take(&mut s.buffers), s.full)
+    });
+    match dumped {
+        Ok(_) => {
+            pickler.call_method0(intern!(py, "clear_memo"))?;
+            IDLE.with(py, |idle| idle.push(machine));
+            Ok(buffers)
+        }
+        // After a failure the pickler may hold a half written frame; it is not used again.
+        Err(_) if full => Err(EncodeError::Full),
+        Err(e) => Err(EncodeError::Python(e)),
+    }
+}
+
+/// Unpickles `len` bytes at `data`.
+///
+/// # Safety
+/// The bytes stay in place and unchanged during the call.
+pub unsafe fn load<'py>(
+    py: Python<'py>,
+    data: *const u8,
+    len: usize,
+    buffers: Vec<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let loads = LOADS
+        .get_or_try_init(py, || py.import("_pickle")?.getattr("loads").map(Bound::unbind))?
+        .bind(py);
+    // SAFETY: the caller vouches for the bytes. A memoryview over them is gone when `loads` returns: unpicklers copy
+    // what they keep.
+    let bytes = unsafe {
+        if len < 4096 {
+            PyBytes::new(py, std::slice::from_raw_parts(data, len)).into_any()
+        } else {
+            let view = ffi::PyMemoryView_FromMemory(data as *mut _, len as ffi::Py_ssize_t, ffi::PyBUF_READ);
+            Bound::from_owned_ptr_or_err(py, view)?
+        }
+    };
+    if buffers.is_empty() {
+        return loads.call1((bytes,));
+    }
+    let options = PyDict::new(py);
+    options.set_item(intern!(py, "buffers"), PyList::new(py, buffers)?)?;
+    loads.call((bytes,), Some(&options))
+}

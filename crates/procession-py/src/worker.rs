@@ -1,0 +1,472 @@
+//! The worker's loop: tasks in, results out, Python functions in between.
+
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use procession::channel::{Channel, Idle, Slot, SLOT_INLINE_BYTES};
+use procession::os::time;
+use procession::pool::worker::Worker;
+use procession::shm::{Block, Owner};
+use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
+use pyo3::ffi;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyTuple};
+
+use crate::codec::{EncodeError, Encoder, Reader, Receiver};
+use crate::gil::GilCell;
+
+/// What a slot's payload is, in the low bits of its kind.
+pub mod kind {
+    /// One call: a tuple of arguments.
+    pub const CALL: u32 = 0;
+    /// One call: a tuple of arguments, a dict of keyword arguments.
+    pub const CALL_KEYWORDS: u32 = 1;
+    /// Many items, each an argument.
+    pub const MAP: u32 = 2;
+    /// Many items, each all arguments.
+    pub const STARMAP: u32 = 3;
+    /// The bits that tell these apart.
+    pub const MASK: u32 = 3;
+    /// The payload begins with the function itself; else the slot names it by number.
+    pub const WITH_FUNCTION: u32 = 4;
+}
+
+/// What an item's result begins with.
+pub mod outcome {
+    /// A value follows.
+    pub const OK: u8 = 0;
+    /// The traceback's text, the exception's text, and the exception (or `None`) follow.
+    pub const RAISED: u8 = 1;
+}
+
+/// A worker process's seat in its pool, as Python sees it.
+#[pyclass(frozen, module = "procession._native")]
+pub struct WorkerSeat {
+    worker: GilCell<Option<Worker>>,
+    number: u32,
+    channel: Arc<Channel>,
+}
+
+impl WorkerSeat {
+    pub fn new(worker: Worker) -> Self {
+        let channel = worker.channel().clone();
+        let number = channel.seat(worker.seat()).number.load(Ordering::Relaxed);
+        WorkerSeat {
+            worker: GilCell::new(Some(worker)),
+            number,
+            channel,
+        }
+    }
+}
+
+#[pymethods]
+impl WorkerSeat {
+    /// The number in the worker's name: 1 for the pool's first.
+    #[getter]
+    fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether the pool can have no workers any more, so that a new one need not begin.
+    #[getter]
+    fn pool_is_broken(&self) -> bool {
+        self.channel.header().life.broken.load(Ordering::Relaxed) != 0
+    }
+
+    /// Says why the pool can have no workers, such as an initializer that raised.
+    fn report_broken(&self, py: Python<'_>, text: &str) {
+        self.worker.with(py, |w| {
+            if let Some(worker) = w {
+                worker.report_broken(text);
+            }
+        });
+    }
+
+    /// Runs tasks until no more will come, or as many were run as one worker may.
+    fn work(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(worker) = self.worker.with(py, Option::take) else {
+            return Err(PyRuntimeError::new_err("this worker has done its work"));
+        };
+        Loop::new(worker).run(py)
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<WorkerSeat number={} of {:?}>", self.number, self.channel)
+    }
+}
+
+struct Loop {
+    worker: Worker,
+    channel: Arc<Channel>,
+    me: Owner,
+    functions: Vec<Option<Py<PyAny>>>,
+    encoder: Encoder,
+    receiver: Receiver,
+}
+
+impl Loop {
+    fn new(worker: Worker) -> Self {
+        let channel = worker.channel().clone();
+        let me = Owner::seat(worker.seat());
+        Loop {
+            encoder: Encoder::new(channel.clone(), me),
+            receiver: Receiver {
+                channel: channel.clone(),
+                owner: me,
+                from: Owner::CALLER,
+            },
+            functions: Vec::new(),
+            worker,
+            channel,
+            me,
+        }
+    }
+
+    fn run(mut self, py: Python<'_>) -> PyResult<()> {
+        self.worker.ready();
+        while !self.worker.is_spent() {
+            if let Some(slot) = self.worker.claim() {
+                self.run_slot(py, slot);
+                continue;
+            }
+            let worker = &mut self.worker;
+            match py.detach(|| worker.idle()) {
+                Idle::Work => {}
+                Idle::Interrupted => py.check_signals()?,
+                Idle::Finish => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn run_slot(&mut self, py: Python<'_>, number: u32) {
+        let channel = self.channel.clone();
+        let slot = channel.slot(number);
+        let (begin, limit) = slot.range();
+        let kind = slot.kind.load(Ordering::Relaxed);
+        if matches!(kind & kind::MASK, kind::MAP | kind::STARMAP) {
+            let began = time::monotonic_ns();
+            if limit - begin > 1 {
+                self.run_batch(py, slot, kind, begin);
+            } else {
+                self.run_single(py, slot, kind, begin);
+            }
+            slot.elapsed_ns
+                .store(time::monotonic_ns() - began, Ordering::Relaxed);
+        } else {
+            self.run_single(py, slot, kind, begin);
+        }
+        self.worker.complete(number);
+    }
+
+    fn payload(&self, slot: &Slot) -> Option<Reader> {
+        let len = slot.payload_len.load(Ordering::Relaxed);
+        let block = slot.payload_block.load(Ordering::Relaxed);
+        let start = if block == Block::NONE {
+            if len > SLOT_INLINE_BYTES as u64 {
+                return None;
+            }
+            slot.inline()
+        } else {
+            let block = self
+                .channel
+                .arena()
+                .check(block)
+                .filter(|b| len <= b.capacity())?;
+            self.channel.arena().start(block)
+        };
+        // SAFETY: the length was checked against the place's capacity; the slot is claimed by this worker, so nobody
+        // else writes to it or its block.
+        Some(unsafe { Reader::new(start, len as usize) })
+    }
+
+    /// Runs a slot's one item; its result may overwrite its arguments.
+    fn run_single(&mut self, py: Python<'_>, slot: &Slot, kind: u32, begin: u32) {
+        self.encoder.clear();
+        let Some(item) = self.worker.begin_item(slot) else {
+            // The caller took it away in the very last moment.
+            slot.result_len.store(0, Ordering::Relaxed);
+            return;
+        };
+        let outcome = self.payload(slot).ok_or_else(garbled).and_then(|mut reader| {
+            let function = self.function(py, slot, kind, &mut reader)?;
+            for _ in 0..begin {
+                reader.skip(&mut |_| {}).ok_or_else(garbled)?;
+            }
+            self.call(py, &function, kind, &mut reader)
+        });
+        self.encode_outcome(py, outcome);
+        self.worker.end_item(slot);
+        // From here on the arguments are gone: who finds this worker dead must not read them.
+        slot.finished.store(item + 1, Ordering::Release);
+        self.store_result(py, slot);
+    }
+
+    fn run_batch(&mut self, py: Python<'_>, slot: &Slot, kind: u32, begin: u32) {
+        let mut results = BatchResults {
+            slot,
+            block: None,
+            len: 0,
+        };
+        slot.result_len.store(0, Ordering::Relaxed);
+        let mut reader = self.payload(slot);
+        let mut function = None;
+        if let Some(r) = &mut reader {
+            function = Some(self.function(py, slot, kind, r));
+            for _ in 0..begin {
+                if r.skip(&mut |_| {}).is_none() {
+                    reader = None;
+                    break;
+                }
+            }
+        }
+        while let Some(item) = self.worker.begin_item(slot) {
+            self.encoder.clear();
+            let outcome = match (&mut reader, &function) {
+                (Some(reader), Some(Ok(function))) => {
+                    // Where the next item begins must be known even if this one fails half read.
+                    let mut next = *reader;
+                    let walked = next.skip(&mut |_| {});
+                    let outcome = self.call(py, function, kind, reader);
+                    match walked {
+                        Some(()) => *reader = next,
+                        None => reader.take(reader.left()).map_or((), drop),
+                    }
+                    outcome
+                }
+                (Some(_), Some(Err(e))) => Err(e.clone_ref(py)),
+                _ => Err(garbled()),
+            };
+            self.encode_outcome(py, outcome);
+            self.worker.end_item(slot);
+            if let Err(e) = results.append(&self.channel, self.me, &self.encoder.bytes) {
+                // There is no memory for this result; there may be for the news.
+                self.encoder.rewind(0, 0);
+                self.encode_outcome(py, Err(e.into_py()));
+                if results
+                    .append(&self.channel, self.me, &self.encoder.bytes)
+                    .is_err()
+                {
+                    break;
+                }
+            }
+            // Sync point *result content*: the item's result comes before the count that shows it.
+            slot.finished.store(item + 1, Ordering::Release);
+        }
+    }
+
+    fn function<'py>(
+        &mut self,
+        py: Python<'py>,
+        slot: &Slot,
+        kind: u32,
+        reader: &mut Reader,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        if kind & kind::WITH_FUNCTION != 0 {
+            return reader.value(py, &self.receiver);
+        }
+        let number = slot.function.load(Ordering::Relaxed) as usize;
+        if let Some(Some(function)) = self.functions.get(number) {
+            return Ok(function.bind(py).clone());
+        }
+        if number >= self.channel.most_functions() as usize {
+            return Err(garbled());
+        }
+        let entry = self.channel.function_entry(number as u32).load(Ordering::Acquire);
+        let (block, len) = ((entry >> 32) as u32, entry as u32);
+        let arena = self.channel.arena();
+        let block = arena
+            .check(block)
+            .filter(|b| u64::from(len) <= b.capacity())
+            .ok_or_else(garbled)?;
+        // SAFETY: the length fits into the block, which stays as it is for the pool's life.
+        let function = unsafe { Reader::new(arena.start(block), len as usize) }.value(py, &self.receiver)?;
+        if self.functions.len() <= number {
+            self.functions.resize_with(number + 1, || None);
+        }
+        self.functions[number] = Some(function.clone().unbind());
+        Ok(function)
+    }
+
+    #[inline]
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        function: &Bound<'py, PyAny>,
+        kind: u32,
+        reader: &mut Reader,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let arguments = reader.value(py, &self.receiver)?;
+        match kind & kind::MASK {
+            kind::MAP => {
+                // SAFETY: both are live objects; the result is a new reference or null with an error set.
+                unsafe {
+                    Bound::from_owned_ptr_or_err(
+                        py,
+                        ffi::PyObject_CallOneArg(function.as_ptr(), arguments.as_ptr()),
+                    )
+                }
+            }
+            kind::STARMAP => match arguments.cast_into::<PyTuple>() {
+                Ok(tuple) => function.call1(tuple),
+                Err(e) => {
+                    let tuple = PyTuple::new(py, e.into_inner().try_iter()?.collect::<PyResult<Vec<_>>>()?)?;
+                    function.call1(tuple)
+                }
+            },
+            kind::CALL_KEYWORDS => {
+                let keywords = reader.value(py, &self.receiver)?.cast_into::<PyDict>()?;
+                function.call(arguments.cast_into::<PyTuple>()?, Some(&keywords))
+            }
+            _ => function.call1(arguments.cast_into::<PyTuple>()?),
+        }
+    }
+
+    fn encode_outcome(&mut self, py: Python<'_>, outcome: PyResult<Bound<'_, PyAny>>) {
+        let error = match outcome {
+            Ok(value) => {
+                self.encoder.bytes.push(outcome::OK);
+                match self.encoder.put(&value) {
+                    Ok(()) => return,
+                    Err(e) => {
+                        self.encoder.rewind(0, 0);
+                        cannot_send(py, e.into_py(), &value)
+                    }
+                }
+            }
+            Err(e) => e,
+        };
+        self.encoder.bytes.push(outcome::RAISED);
+        let mark = self.encoder.bytes.len();
+        if let Err(e) = self.encode_exception(py, error) {
+            self.encoder.rewind(mark, 0);
+            let text = format!("the task's exception could not be described: {}", e.into_py());
+            for part in [text.as_str(), text.as_str()] {
+                let part = pyo3::types::PyString::new(py, part);
+                let _ = self.encoder.put(part.as_any());
+            }
+            let _ = self.encoder.put(py.None().bind(py));
+        }
+    }
+
+    fn encode_exception(&mut self, py: Python<'_>, error: PyErr) -> Result<(), EncodeError> {
+        let lines = py.import(intern!(py, "traceback"))?.call_method1(
+            intern!(py, "format_exception"),
+            (error.get_type(py), error.value(py), error.traceback(py)),
+        )?;
+        let text = pyo3::types::PyString::new(py, "").call_method1(intern!(py, "join"), (lines,))?;
+        self.encoder.put(&text)?;
+        let value = error.value(py).clone().into_any();
+        // The frames hold the arguments, and arguments in shared memory should go back before the result is out.
+        value.setattr(intern!(py, "__traceback__"), py.None())?;
+        let said = value
+            .repr()
+            .unwrap_or_else(|_| pyo3::types::PyString::new(py, "an exception without repr"));
+        self.encoder.put(said.as_any())?;
+        let mark = self.encoder.bytes.len();
+        if let Err(e) = self.encoder.put(&value) {
+            self.encoder.rewind(mark, 0);
+            let stand_in = cannot_send(py, e.into_py(), &value);
+            let put = self.encoder.put(stand_in.value(py).as_any());
+            if put.is_err() {
+                self.encoder.rewind(mark, 0);
+                self.encoder.put(py.None().bind(py))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn store_result(&mut self, py: Python<'_>, slot: &Slot) {
+        if let Err(e) = self.try_store_result(slot) {
+            self.encoder.rewind(0, 0);
+            self.encode_outcome(py, Err(e.into_py()));
+            if self.try_store_result(slot).is_err() {
+                slot.result_block.store(Block::NONE, Ordering::Relaxed);
+                slot.result_len.store(0, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn try_store_result(&self, slot: &Slot) -> Result<(), EncodeError> {
+        let bytes = &self.encoder.bytes;
+        let (to, block) = if bytes.len() <= SLOT_INLINE_BYTES {
+            (slot.inline(), Block::NONE)
+        } else {
+            let block = self.channel.arena().alloc(bytes.len() as u64, self.me)?;
+            (self.channel.arena().start(block), block.raw())
+        };
+        // SAFETY: the place has room (checked above), and is this worker's: the slot is claimed, the block taken.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        slot.result_block.store(block, Ordering::Relaxed);
+        slot.result_len.store(bytes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// The growing block of a batch's results. At each moment the slot names a block with all results that were counted.
+struct BatchResults<'a> {
+    slot: &'a Slot,
+    block: Option<Block>,
+    len: usize,
+}
+
+impl BatchResults<'_> {
+    fn append(&mut self, channel: &Channel, me: Owner, bytes: &[u8]) -> Result<(), EncodeError> {
+        let arena = channel.arena();
+        let needed = self.len + bytes.len();
+        let block = match self.block {
+            Some(block) if needed as u64 <= block.capacity() => block,
+            full => {
+                let (_, limit) = self.slot.range();
+                let guess = if full.is_none() {
+                    (limit as usize * 4).max(1024)
+                } else {
+                    needed * 2
+                };
+                let block = arena.alloc(guess.max(needed) as u64, me)?;
+                if let Some(old) = full {
+                    // SAFETY: both blocks are this worker's, and the new one is larger.
+                    unsafe { std::ptr::copy_nonoverlapping(arena.start(old), arena.start(block), self.len) };
+                }
+                self.slot.result_block.store(block.raw(), Ordering::Release);
+                if let Some(old) = full {
+                    arena.free(old, me);
+                }
+                self.block = Some(block);
+                block
+            }
+        };
+        // SAFETY: the block is this worker's and has room for `needed` bytes.
+        unsafe {
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), arena.start(block).add(self.len), bytes.len())
+        };
+        self.len = needed;
+        self.slot.result_len.store(needed as u64, Ordering::Release);
+        Ok(())
+    }
+}
+
+fn garbled() -> PyErr {
+    PyRuntimeError::new_err("a task in the pool's shared memory is garbled")
+}
+
+/// multiprocessing's own error for a result that cannot be pickled.
+fn cannot_send(py: Python<'_>, why: PyErr, value: &Bound<'_, PyAny>) -> PyErr {
+    if why.is_instance_of::<PyMemoryError>(py) {
+        return why;
+    }
+    let made = py
+        .import(intern!(py, "multiprocessing.pool"))
+        .and_then(|m| m.getattr(intern!(py, "MaybeEncodingError")))
+        .and_then(|class| {
+            // Even the value's `repr` may fail: then its type must do.
+            class
+                .call1((why.value(py), value))
+                .or_else(|_| class.call1((why.value(py), value.get_type())))
+        });
+    match made {
+        Ok(error) => PyErr::from_value(error),
+        Err(e) => e,
+    }
+}

@@ -1,0 +1,132 @@
+//! Anonymous shared memory: sealed memfds and their mappings.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use rustix::fs::{ftruncate, memfd_create, FallocateFlags, MemfdFlags, SealFlags};
+use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+
+/// The size of a page, in bytes.
+pub const PAGE_BYTES: usize = 4096;
+
+/// Creates an anonymous file of `len` bytes that can neither grow nor shrink any more.
+///
+/// The seals matter: a peer that could shrink the file could end every other process that touches it with SIGBUS.
+/// The file has no name, so nothing is left behind however its users die.
+pub fn create_sealed(name: &str, len: u64) -> io::Result<OwnedFd> {
+    let fd = super::socket::above_standard(memfd_create(
+        name,
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )?)?;
+    ftruncate(&fd, len)?;
+    rustix::fs::fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+    Ok(fd)
+}
+
+/// Whether this error says that the process may open no further descriptor, which asking for less memory does not help.
+pub fn is_out_of_descriptors(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error())
+}
+
+/// The length in bytes of the file behind `fd`.
+pub fn file_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(fd)?.st_size as u64)
+}
+
+/// A shared, writable mapping of a whole memfd, unmapped on drop.
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+    fd: OwnedFd,
+}
+
+// SAFETY: a mapping is a plain range of memory that any thread may use; all access to its bytes goes through atomics or
+// through pointers whose exclusive use the protocols above this module establish.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the whole of `fd` without reserving memory for it: pages come into being when they are first touched.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        let len = usize::try_from(file_len(fd.as_fd())?)
+            .map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing that exists.
+        let start = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                &fd,
+                0,
+            )?
+        };
+        let start =
+            NonNull::new(start.cast::<u8>()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        Ok(Self { start, len, fd })
+    }
+
+    /// The first byte of the mapping.
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// The length of the mapping in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether the mapping has no bytes; it never does.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The descriptor of the mapped file.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Gets memory for these bytes of the file now, so that a shortage is an error here and no SIGBUS later.
+    pub fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(
+            &self.fd,
+            FallocateFlags::empty(),
+            offset,
+            len,
+        )?)
+    }
+
+    /// Gives the memory of these bytes back to the system; they read as zero afterwards.
+    pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(
+            &self.fd,
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            offset,
+            len,
+        )?)
+    }
+
+    /// Makes the pages of this range present for writing, in one go; a failure costs only time, so it is ignored.
+    pub fn populate(&self, offset: usize, len: usize) {
+        debug_assert!(offset + len <= self.len);
+        // SAFETY: the range lies inside our own mapping, and populating it changes no byte.
+        let _ = unsafe {
+            libc::madvise(
+                self.start.as_ptr().add(offset).cast(),
+                len,
+                libc::MADV_POPULATE_WRITE,
+            )
+        };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new` and nobody can hold a reference into it beyond `self`'s life: users
+        // keep the owner of the mapping alive (see `shm::Region`).
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}

@@ -1,0 +1,28 @@
+//! The clock that all processes of a machine share.
+
+use std::time::Duration;
+
+/// A time limit as system calls take it; one too long for them is as good as for ever.
+pub(super) fn timespec(limit: Duration) -> libc::timespec {
+    libc::timespec {
+        tv_sec: limit.as_secs().min(i64::MAX as u64 / 4) as libc::time_t,
+        tv_nsec: limit.subsec_nanos() as libc::c_long,
+    }
+}
+
+/// Nanoseconds of the monotonic clock; the same count in every process.
+pub fn monotonic_ns() -> u64 {
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a local that the call fills.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t) };
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// The CPU that the caller runs on just now.
+pub fn current_cpu() -> u32 {
+    // SAFETY: the call has no arguments and touches no memory of ours.
+    unsafe { libc::sched_getcpu() as u32 }
+}

@@ -1,0 +1,15 @@
+//! A pool of worker processes: the dispatcher in the caller, the supervisor, the workers.
+#![doc = include_str!("README.md")]
+
+pub mod dispatcher;
+pub mod supervisor;
+pub mod waiter;
+pub mod worker;
+
+mod typed;
+
+pub(crate) use typed::begin_if_supervisor;
+
+pub use typed::{
+    Array, AsyncResult, Bytes, Imap, MapResult, Plain, Pool, PoolBuilder, WorkerInfo, WorkerState,
+};

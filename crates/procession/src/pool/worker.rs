@@ -1,0 +1,149 @@
+//! The worker's side of a pool: taking tasks, giving results.
+
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+use crate::channel::{Channel, Idle, Seat, Slot, SpinBudget};
+use crate::os::event::Event;
+use crate::os::time;
+
+/// A worker's place in its pool.
+#[derive(Debug)]
+pub struct Worker {
+    channel: Arc<Channel>,
+    results: Event,
+    seat: u32,
+    budget: SpinBudget,
+    searching: bool,
+    tasks_left: u64,
+}
+
+impl Worker {
+    /// Sits down in `seat`; `results` is the event that the caller awaits.
+    pub fn new(channel: Arc<Channel>, results: Event, seat: u32) -> Self {
+        let limit = channel.header().life.tasks_per_worker.load(Ordering::Relaxed);
+        let tasks_left = if limit == 0 { u64::MAX } else { limit };
+        Worker {
+            channel,
+            results,
+            seat,
+            budget: SpinBudget::default(),
+            searching: false,
+            tasks_left,
+        }
+    }
+
+    /// The number of the seat.
+    pub fn seat(&self) -> u32 {
+        self.seat
+    }
+
+    /// The shared memory.
+    pub fn channel(&self) -> &Arc<Channel> {
+        &self.channel
+    }
+
+    /// Says that the worker is ready: from now on a failure is a task's, not the start's.
+    pub fn ready(&self) {
+        #[cfg(feature = "crash-points")]
+        crate::crash::arm();
+        // Nobody is woken for this: who waits, waits for results.
+        self.channel
+            .seat(self.seat)
+            .stage
+            .store(Seat::READY, Ordering::Release);
+    }
+
+    /// Whether the worker has run as many tasks as one may.
+    #[inline]
+    pub fn is_spent(&self) -> bool {
+        self.tasks_left == 0
+    }
+
+    /// Claims a task, if there is one.
+    #[inline]
+    pub fn claim(&mut self) -> Option<u32> {
+        let slot = self.channel.claim(self.seat)?;
+        if self.searching {
+            self.searching = false;
+            self.channel.stop_searching(self.seat);
+        }
+        Some(slot)
+    }
+
+    /// Waits until there may be a task.
+    pub fn idle(&mut self) -> Idle {
+        self.searching = true;
+        self.channel.idle(self.seat, &mut self.budget)
+    }
+
+    /// Begins the next item of a claimed slot; none is left when this returns `None`.
+    #[inline]
+    pub fn begin_item(&self, slot: &Slot) -> Option<u32> {
+        let item = slot.next_item()?;
+        let limit_ms = slot.timeout_ms.load(Ordering::Relaxed);
+        if limit_ms != 0 {
+            let now = time::monotonic_ns();
+            let seat = self.channel.seat(self.seat);
+            seat.started_ns.store(now, Ordering::Relaxed);
+            seat.deadline_ns
+                .store(now + u64::from(limit_ms) * 1_000_000, Ordering::Release);
+        }
+        Some(item)
+    }
+
+    /// Ends the running item, before anything of its result is published.
+    ///
+    /// Waits to be killed if its time was over: the supervisor has decided so, and the caller will be told so.
+    #[inline]
+    pub fn end_item(&self, slot: &Slot) {
+        if slot.timeout_ms.load(Ordering::Relaxed) != 0 {
+            let seat = self.channel.seat(self.seat);
+            while seat.deadline_ns.swap(0, Ordering::AcqRel) == Seat::DOOMED {
+                seat.deadline_ns.store(Seat::DOOMED, Ordering::Release);
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+        }
+    }
+
+    /// Publishes a slot's result.
+    #[inline]
+    pub fn complete(&mut self, slot: u32) {
+        self.tasks_left -= 1;
+        let seat = self.channel.seat(self.seat);
+        let done = seat.items_done.load(Ordering::Relaxed) + 1;
+        seat.items_done.store(done, Ordering::Relaxed);
+        if self.channel.complete(self.seat, slot) && self.channel.caller_wants_waking() {
+            self.results.signal();
+        }
+    }
+
+    /// Says why the pool can have no workers; the first to say so is heard.
+    pub fn report_broken(&self, text: &str) {
+        report_broken(&self.channel, &self.results, text);
+    }
+}
+
+/// Records why a pool can have no workers, and tells its caller. The first record stays.
+pub fn report_broken(channel: &Channel, results: &Event, text: &str) {
+    let life = &channel.header().life;
+    let arena = channel.arena();
+    let bytes = text.as_bytes();
+    let block = arena.alloc(bytes.len() as u64, crate::shm::Owner::CALLER).ok();
+    if let Some(block) = block {
+        // SAFETY: the block has at least that many bytes, and it is nobody else's until its number is stored below.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), arena.start(block), bytes.len()) };
+        let mine = life
+            .broken_block
+            .compare_exchange(0, block.raw(), Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok();
+        if mine {
+            life.broken_len.store(bytes.len() as u64, Ordering::Relaxed);
+        } else {
+            arena.free(block, crate::shm::Owner::CALLER);
+        }
+    }
+    // Sync point *broken text*: pairs with the Acquire in `Dispatcher::broken`.
+    life.broken.store(1, Ordering::Release);
+    results.signal();
+}

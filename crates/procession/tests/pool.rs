@@ -1,0 +1,8 @@
+//! The suite of the pool, with forked workers.
+
+mod support;
+
+#[path = "pool/suite.rs"]
+mod suite;
+
+const METHOD: procession::StartMethod = procession::StartMethod::Fork;

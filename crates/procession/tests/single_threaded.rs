@@ -1,0 +1,234 @@
+//! What can only be shown by programs of their own, with a single thread: `fork`, and what happens at the end of `main`.
+//!
+//! Run without arguments (or by name) this program runs itself once per scenario, and looks at the output and the exit code.
+
+mod support;
+
+use procession::os::process as os;
+use procession::{current, fork, Fork, Process};
+use std::io::Write;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+struct Scenario {
+    name: &'static str,
+    program: fn(),
+    output: &'static str,
+    exit_code: i32,
+}
+
+const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "fork_returns_twice",
+        program: || {
+            print!("once ");
+            match fork().unwrap() {
+                Fork::Child => {
+                    print!("{} ", current().name());
+                }
+                Fork::Parent(child) => {
+                    child.join().unwrap();
+                    assert_eq!(Fork::Child.pid(), 0);
+                    print!("parent");
+                }
+            }
+        },
+        output: "once Process-1 parent",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "forked_copy_that_returns_from_main_is_waited_for",
+        program: || {
+            if let Fork::Child = fork().unwrap() {
+                std::thread::sleep(Duration::from_millis(100));
+                println!(
+                    "child, parent {}",
+                    if os::parent_pid() == 1 { "is gone" } else { "waits" }
+                );
+            }
+        },
+        output: "child, parent waits\n",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "end_of_main_waits_for_processes_and_terminates_daemons",
+        program: || {
+            Process::new(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                print!("waited for");
+            })
+            .start()
+            .unwrap();
+            Process::builder()
+                .daemon(true)
+                .target(support::sleep_for_ever)
+                .start()
+                .unwrap();
+        },
+        output: "waited for",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "panic_in_main_waits_for_processes_too",
+        program: || {
+            Process::new(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                print!("waited for");
+            })
+            .start()
+            .unwrap();
+            panic!("deliberate");
+        },
+        output: "waited for",
+        exit_code: 101,
+    },
+    Scenario {
+        name: "nothing_is_printed_twice_and_nothing_is_lost",
+        program: || {
+            print!("a");
+            let process = Process::new(|| print!("b"));
+            process.start().unwrap();
+            process.join().unwrap();
+            print!("c");
+        },
+        output: "abc",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "child_never_goes_on_in_the_code_of_its_parent",
+        program: || {
+            struct Loud(&'static str);
+            impl Drop for Loud {
+                fn drop(&mut self) {
+                    println!("{} {}", self.0, current().name());
+                }
+            }
+            let _loud = Loud("dropped in");
+            let process = Process::new(|| panic!("deliberate"));
+            process.start().unwrap();
+            assert_eq!(process.join().unwrap().code(), Some(101));
+        },
+        output: "dropped in MainProcess\n",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "joined_thread_does_not_forbid_a_fork",
+        program: || {
+            for _ in 0..200 {
+                std::thread::spawn(|| ()).join().unwrap();
+                let process = Process::new(|| ());
+                process.start().unwrap();
+                process.join().unwrap();
+            }
+        },
+        output: "",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "task_needs_init",
+        program: || {
+            assert!(Process::task::<greet>((1,))
+                .start()
+                .unwrap_err()
+                .to_string()
+                .contains("procession::init()"));
+        },
+        output: "",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "task_begins_in_init_and_sees_the_same_arguments",
+        program: || {
+            procession::init();
+            let process = Process::task::<greet>((1,));
+            process.start().unwrap();
+            assert_eq!(process.join().unwrap().code(), Some(2));
+        },
+        output:
+            "hello from Process-1, a task_begins_in_init_and_sees_the_same_arguments in single_threaded\n",
+        exit_code: 0,
+    },
+];
+
+fn greet(code: i32) -> i32 {
+    let command = std::fs::read_to_string("/proc/self/comm").unwrap();
+    let argument = std::env::args().nth(2).unwrap();
+    println!(
+        "hello from {}, a {argument} in {}",
+        current().name(),
+        command.trim()
+    );
+    code + 1
+}
+procession::task!(greet: fn(i32) -> i32);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.first().is_some_and(|argument| argument == "--scenario") {
+        let scenario = SCENARIOS
+            .iter()
+            .find(|scenario| scenario.name == arguments[1])
+            .unwrap();
+        (scenario.program)();
+        return ExitCode::SUCCESS;
+    }
+    let flag = |flag: &str| arguments.iter().any(|argument| argument == flag);
+    let filters: Vec<_> = arguments
+        .iter()
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let chosen = |name: &str| {
+        let fits = |filter: &&String| {
+            if flag("--exact") {
+                name == **filter
+            } else {
+                name.contains(filter.as_str())
+            }
+        };
+        // As the usual harness: none of the tests is marked as ignored.
+        !flag("--ignored") && (filters.is_empty() || filters.iter().any(fits))
+    };
+    if flag("--list") {
+        SCENARIOS
+            .iter()
+            .filter(|scenario| chosen(scenario.name))
+            .for_each(|scenario| println!("{}: test", scenario.name));
+        return ExitCode::SUCCESS;
+    }
+    let mut failures = 0;
+    for scenario in SCENARIOS.iter().filter(|scenario| chosen(scenario.name)) {
+        match show(scenario) {
+            Ok(()) => println!("test {} ... ok", scenario.name),
+            Err(problem) => {
+                println!("test {} ... FAILED: {problem}", scenario.name);
+                failures += 1;
+            }
+        }
+    }
+    ExitCode::from(u8::from(failures > 0))
+}
+
+fn show(scenario: &Scenario) -> Result<(), String> {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--scenario", scenario.name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let pidfd = os::pidfd_open(child.id()).unwrap();
+    if !os::wait_until_ended(&pidfd, Some(Instant::now() + support::PATIENCE)).unwrap() {
+        os::pidfd_send_signal(&pidfd, os::SIGKILL).unwrap();
+    }
+    // Whatever was left behind would keep the pipes open.
+    let result = child.wait_with_output().unwrap();
+    let (output, code) = (String::from_utf8_lossy(&result.stdout), result.status.code());
+    if output == scenario.output && code == Some(scenario.exit_code) {
+        return Ok(());
+    }
+    let _ = std::io::stderr().write_all(&result.stderr);
+    Err(format!(
+        "printed {output:?} and ended with {code:?}, expected {:?} and {}",
+        scenario.output, scenario.exit_code
+    ))
+}

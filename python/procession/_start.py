@@ -1,0 +1,138 @@
+"""How a pool's supervisor comes about: one function per start method."""
+
+import os
+import sys
+from multiprocessing import util as _util
+
+__all__ = ()
+
+WORKER_PREFIXES = {"fork": "Fork", "spawn": "Spawn", "forkserver": "ForkServer"}
+
+
+def _fork(pool):
+    from ._worker import Settings, supervise
+
+    settings = Settings(pool)
+    prefix = WORKER_PREFIXES[pool._start_method]
+    memory, results, line, caller = pool._line()
+    # What is buffered would be written once by each process.
+    _util._flush_std_streams()
+    # The supervisor needs a descriptor more than it inherits. If none is left, that is an error here and now, not in a
+    # process that nobody hears.
+    spare = os.dup(line)
+    try:
+        pid = os.fork()
+    finally:
+        os.close(spare)
+    if pid == 0:
+        code = 1
+        try:
+            pool._disown()
+            code = supervise(memory, results, line, caller, settings, prefix)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            # Nothing of the caller's program may run in this process, whatever happens.
+            os._exit(code)
+    pool._launched(pid)
+
+
+class _Spawning:
+    """Stands in for a process that is being started while its arguments are pickled: locks, queues and connections may
+    only travel then, and their descriptors with them."""
+
+    def __init__(self, method):
+        self.method = method
+        self.descriptors = []
+
+    def duplicate_for_child(self, descriptor):
+        self.descriptors.append(descriptor)
+        return descriptor if self.method == "spawn" else len(self.descriptors) - 1
+
+    def DupFd(self, descriptor):
+        if self.method == "spawn":
+            from multiprocessing.popen_spawn_posix import _DupFd
+
+            return _DupFd(descriptor)
+        from multiprocessing.popen_forkserver import _DupFd
+
+        return _DupFd(descriptor)
+
+
+def _pack(pool, method):
+    """Pickles what a clean interpreter needs to become the pool's supervisor."""
+    import io
+    from multiprocessing import context, reduction, resource_tracker, spawn
+
+    from ._worker import Settings
+
+    spawning = _Spawning(method)
+    buffer = io.BytesIO()
+    preparation = spawn.get_preparation_data(f"{WORKER_PREFIXES[method]}PoolSupervisor")
+    # The child must not ask for a default start method, but have ours.
+    preparation["start_method"] = method
+    tracker = resource_tracker._resource_tracker._fd
+    settings = Settings(pool)
+    context.set_spawning_popen(spawning)
+    try:
+        if tracker is not None:
+            tracker = spawning.DupFd(spawning.duplicate_for_child(tracker))
+        reduction.dump(preparation, buffer)
+        reduction.dump((settings, WORKER_PREFIXES[method], tracker), buffer)
+    finally:
+        context.set_spawning_popen(None)
+    return buffer.getvalue(), spawning.descriptors
+
+
+def command(function, *arguments):
+    """The command line of a clean interpreter that calls a function of `procession._zygote`."""
+    from multiprocessing import spawn
+
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    program = (
+        f"import sys; sys.path.append({home!r}); from procession._zygote import {function}; "
+        f"{function}({', '.join(map(repr, arguments))})"
+    )
+    executable = os.fsdecode(spawn.get_executable())
+    return os.fsencode(executable), [executable, *_util._args_from_interpreter_flags(), "-c", program]
+
+
+def execute(executable, arguments, descriptors):
+    """Runs a program that inherits these descriptors; returns its pid."""
+    # In a program that has closed its standard streams the helper below would fail: its own descriptors must not have
+    # their numbers.
+    placeholders = []
+    try:
+        while not placeholders or placeholders[-1] < 3:
+            placeholders.append(os.open(os.devnull, os.O_RDWR))
+        return _util.spawnv_passfds(executable, arguments, descriptors)
+    finally:
+        for descriptor in placeholders:
+            os.close(descriptor)
+
+
+def _spawn(pool):
+    stash, descriptors = _pack(pool, "spawn")
+    memory, results, line, caller = pool._line()
+    block, length = pool._stash(stash)
+    executable, arguments = command("spawn_main", memory, results, line, caller, block, length)
+    pid = execute(executable, arguments, [memory, results, line, caller, *descriptors])
+    pool._launched(pid)
+
+
+def _forkserver(pool):
+    from . import _zygote
+
+    stash, descriptors = _pack(pool, "forkserver")
+    memory, results, line, caller = pool._line()
+    block, length = pool._stash(stash)
+    pid, pidfd = _zygote.ask_for_supervisor((memory, results, line, caller), block, length, descriptors)
+    pool._launched(pid, pidfd)
+
+
+LAUNCHERS = {"fork": _fork, "spawn": _spawn, "forkserver": _forkserver}
+
+if sys.platform != "linux":
+    raise ImportError("procession's pools run on Linux only, so far")

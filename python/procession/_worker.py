@@ -1,0 +1,72 @@
+"""What runs in a pool's supervisor and in its workers."""
+
+import os
+import sys
+from multiprocessing import process as _process
+
+from . import _native
+
+__all__ = ()
+
+
+class Settings:
+    """What the workers of a pool need to know."""
+
+    def __init__(self, pool):
+        self.initializer = pool._initializer
+        self.initargs = pool._initargs
+        self.start_method = pool._start_method
+        self.first_number = pool._first_number
+        caller = _process.current_process()
+        self.caller_pid = os.getpid()
+        self.caller_name = caller.name
+        self.caller_identity = caller._identity
+        self.config = {k: v for k, v in caller._config.items() if k != "authkey"}
+
+
+class PoolWorker(_process.BaseProcess):
+    """The current process of a worker, as `current_process()` shows it."""
+
+    def __init__(self, seat, settings, prefix):
+        number = settings.first_number + seat.number - 1
+        super().__init__(name=f"{prefix}PoolWorker-{number}", daemon=True)
+        self._identity = settings.caller_identity + (number,)
+        self._parent_pid = settings.caller_pid
+        self._parent_name = settings.caller_name
+        self._start_method = settings.start_method
+        self._seat = seat
+        self._settings = settings
+
+    def run(self):
+        """Initializes the worker, then runs tasks until there are no more."""
+        seat, settings = self._seat, self._settings
+        if settings.start_method != "fork":
+            _seed_numpy()
+        if settings.initializer is not None:
+            if seat.pool_is_broken:
+                sys.exit(1)
+            try:
+                settings.initializer(*settings.initargs)
+            except BaseException:
+                import traceback
+
+                seat.report_broken(f"the initializer raised in {self.name}\n\n{traceback.format_exc()}")
+                sys.exit(1)
+        seat.work()
+
+
+def _seed_numpy():
+    # Workers are forked from one clean interpreter. Had numpy been imported there, all of them would draw the same
+    # numbers, where real spawned processes draw different ones. (Python's own `random` sees to itself.)
+    random = sys.modules.get("numpy.random")
+    if random is not None:
+        random.seed()
+
+
+def supervise(memory, results, line, caller, settings, prefix):
+    """Supervises a pool; returns an exit code, in the supervisor as in the workers forked from it."""
+    sentinel = os.dup(caller)
+    seat = _native.supervise(memory, results, line, caller)
+    if seat is None:
+        return 0
+    return PoolWorker(seat, settings, prefix)._bootstrap(parent_sentinel=sentinel)

@@ -1,0 +1,201 @@
+"""What a pool raises when something other than the task's own code went wrong.
+
+Every class here is a `multiprocessing.ProcessError`, so one `except mp.ProcessError` covers them and the standard
+library's own. Each survives pickling with its attributes, so it can be logged, stored, or raised out of a nested pool.
+The functions below build them, so that their texts are worded in one place.
+"""
+
+from __future__ import annotations
+
+import signal
+from multiprocessing import ProcessError
+
+__all__ = [
+    "PoolTerminated",
+    "ResultDecodeError",
+    "TaskTimeout",
+    "WorkerDied",
+    "WorkerInitError",
+]
+
+
+class WorkerDied(ProcessError):
+    """The worker that was running this task ended before the task did. Only this task is lost; the pool goes on.
+
+    Attributes:
+        pid: process id of the worker, or None if it never became known.
+        exitcode: as `Process.exitcode`: the worker's exit code, or minus the number of the signal that ended it, or
+            None if nobody could see how it ended.
+        task: the call that was running, for example ``"f(3)"``; empty if the worker was idle.
+    """
+
+    def __init__(
+        self, message: str = "", *, pid: int | None = None, exitcode: int | None = None, task: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.exitcode = exitcode
+        self.task = task
+
+
+class TaskTimeout(ProcessError):
+    """The task ran longer than the pool's `timeout`, and its worker was killed for it. The pool goes on.
+
+    Deliberately not a `multiprocessing.TimeoutError`: that one says that *waiting* took too long while the task runs on.
+
+    Attributes:
+        pid: process id of the worker that was killed, or None if it never became known.
+        task: the call that was running, for example ``"f(3)"``.
+        elapsed_seconds: how long the task had run when it was stopped.
+        limit_seconds: how long it was allowed to run.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        pid: int | None = None,
+        task: str = "",
+        elapsed_seconds: float = 0.0,
+        limit_seconds: float = 0.0,
+    ) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.task = task
+        self.elapsed_seconds = elapsed_seconds
+        self.limit_seconds = limit_seconds
+
+
+class WorkerInitError(ProcessError):
+    """No worker of the pool can start: the initializer raised, or the worker died before its first task.
+
+    Raised by everything that waits for the pool, and by every later submission.
+
+    Attributes:
+        pid: process id of the worker, or None if it never became known.
+        exitcode: as in `WorkerDied`; None if the worker did not end by itself.
+        traceback_text: the traceback as the worker printed it; empty if it left none.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        pid: int | None = None,
+        exitcode: int | None = None,
+        traceback_text: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.exitcode = exitcode
+        self.traceback_text = traceback_text
+
+
+class ResultDecodeError(ProcessError):
+    """The task ended, but its result or its exception could not be rebuilt in this process.
+
+    `__cause__` is what the rebuilding raised.
+
+    Attributes:
+        task: the call, for example ``"f(3)"``.
+        traceback_text: the traceback of the task's own exception, as text; empty if the task returned normally.
+    """
+
+    def __init__(self, message: str = "", *, task: str = "", traceback_text: str = "") -> None:
+        super().__init__(message)
+        self.task = task
+        self.traceback_text = traceback_text
+
+
+class PoolTerminated(ProcessError):
+    """The pool was terminated before this task had a result."""
+
+
+def worker_died(name: str, pid: int | None, exitcode: int | None, task: str) -> WorkerDied:
+    """Builds the error of a task whose worker ended under it."""
+    message = f"{_worker(name, pid)} {_ending(exitcode)}"
+    if task:
+        message += f" while running {task}"
+    return WorkerDied(message, pid=pid, exitcode=exitcode, task=task)
+
+
+def task_timeout(name: str, pid: int | None, task: str, elapsed_seconds: float, limit_seconds: float) -> TaskTimeout:
+    """Builds the error of a task that was stopped because it ran too long."""
+    message = (
+        f"{task or 'the task'} ran for {_seconds(elapsed_seconds)}, its limit was {_seconds(limit_seconds)}; "
+        f"{_worker(name, pid)} was killed"
+    )
+    return TaskTimeout(message, pid=pid, task=task, elapsed_seconds=elapsed_seconds, limit_seconds=limit_seconds)
+
+
+def worker_init_error(name: str, pid: int | None, exitcode: int | None, traceback_text: str | None) -> WorkerInitError:
+    """Builds the error of a pool whose workers cannot start.
+
+    With a traceback the initializer (or the import of the main module) is to blame, without one the way it ended is
+    all there is to tell.
+    """
+    text = traceback_text or ""
+    message = f"{_worker(name, pid)} could not start"
+    if exitcode is not None or not text:
+        message += f": it {_ending(exitcode)} before its first task"
+    return WorkerInitError(message + _quoted(text), pid=pid, exitcode=exitcode, traceback_text=text)
+
+
+def result_decode_error(
+    task: str, traceback_text_from_worker: str | None, cause: BaseException | None
+) -> ResultDecodeError:
+    """Builds the error of a task whose outcome arrived but could not be rebuilt; `cause` becomes its `__cause__`."""
+    text = traceback_text_from_worker or ""
+    outcome = "exception" if text else "result"
+    message = f"the {outcome} of {task or 'the task'} could not be rebuilt in this process"
+    if cause is not None:
+        message += f": {type(cause).__name__}: {_text_of(cause)}"
+    if text:
+        message += "; the worker had said:" + _quoted(text)
+    error = ResultDecodeError(message, task=task, traceback_text=text)
+    error.__cause__ = cause
+    return error
+
+
+def pool_terminated() -> PoolTerminated:
+    """Builds the error of a task that a terminated pool will never finish."""
+    return PoolTerminated("the pool was terminated before the task finished")
+
+
+def _worker(name: str, pid: int | None) -> str:
+    return f"worker {name}" if pid is None else f"worker {name} (pid {pid})"
+
+
+def _ending(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "was lost"
+    if exitcode >= 0:
+        return f"exited with code {exitcode}"
+    return f"was killed by {_signal_name(-exitcode)}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        # Between SIGRTMIN and SIGRTMAX only the two ends have a name.
+        if signal.SIGRTMIN < number < signal.SIGRTMAX:
+            return f"SIGRTMIN+{number - signal.SIGRTMIN}"
+        return f"signal {number}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.4g} s"
+
+
+def _quoted(traceback_text: str) -> str:
+    # The same frame as multiprocessing's RemoteTraceback, which people and tools already recognise.
+    return f'\n\n"""\n{traceback_text.rstrip()}\n"""' if traceback_text else ""
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:
+        # It came out of unpickling untrusted user code, so even its __str__ may be broken.
+        return "(its text cannot be shown)"

@@ -1,0 +1,320 @@
+"""Pools of worker processes that cannot hang.
+
+`Pool` has every method of `multiprocessing.pool.Pool`, with its signatures and its words. What differs is what happens
+when something goes wrong: a worker that dies costs exactly the task it was running, whose result raises `WorkerDied`.
+How it works is told in the project's ARCHITECTURE.md.
+"""
+
+import operator
+import os
+import threading
+import warnings
+import weakref
+from multiprocessing import pool as _stdlib_pool
+from multiprocessing import process as _process
+from multiprocessing import util as _util
+from multiprocessing.pool import (
+    CLOSE,
+    INIT,
+    RUN,
+    TERMINATE,
+    ExceptionWithTraceback,
+    MaybeEncodingError,
+    RemoteTraceback,
+    ThreadPool,
+    mapstar,
+    starmapstar,
+)
+
+from . import _native, _start
+from ._native import ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult
+
+__all__ = ["Pool", "ThreadPool"]
+
+AsyncResult = ApplyResult
+
+_MOST_SECONDS = (2**32 - 1) // 1000
+_MOST_PROCESSES = 2040
+_MOST_ITEMS = 2**31 - 1
+
+
+class Pool(_native.PoolBase, _stdlib_pool.Pool):
+    """A pool of worker processes.
+
+    Args:
+        processes: how many workers; as many as the CPUs this process may use if None.
+        initializer: called once in each worker before its first task, with `initargs`. If it raises, the pool is broken:
+            everyone who waits for a result, now or later, gets `WorkerInitError` with the traceback.
+        initargs: the arguments of `initializer`.
+        maxtasksperchild: tasks after which a worker is replaced by a fresh one; never if None.
+        context: a context whose start method is used; the default one if None.
+        timeout: seconds that one task may run. Then its worker is killed, its result raises `TaskTimeout`, and all
+            others go on. None for no limit.
+
+    Raises:
+        ValueError, TypeError: an argument is not what it should be.
+        OSError: the system has no descriptor, memory or process left.
+
+    Example:
+        >>> import procession as mp
+        >>> with mp.Pool(2) as pool:
+        ...     pool.map(abs, [-1, -2])
+        [1, 2]
+    """
+
+    # For objects that were never initialized, which have a `__del__` all the same.
+    _state = INIT
+
+    @staticmethod
+    def Process(ctx, *args, **kwds):
+        """Returns a process of that context, as multiprocessing's `Pool` does; our workers are not made of it."""
+        return ctx.Process(*args, **kwds)
+
+    def __init__(
+        self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None, *, timeout=None
+    ):
+        # What `__del__` and `__repr__` look at exists from the beginning, whatever fails below.
+        self._state = INIT
+        self._processes = 0
+        if context is None:
+            from .context import _default_context
+
+            context = _default_context.get_context()
+        self._ctx = context
+        if processes is None:
+            processes = _native.usable_cpus()
+        if processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None:
+            if not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0:
+                raise ValueError("maxtasksperchild must be a positive int or None")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        timeout_ms = 0
+        if timeout is not None:
+            if not isinstance(timeout, (int, float)):
+                raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
+            if not timeout > 0:
+                raise ValueError("timeout must be a positive number of seconds or None")
+            # Beyond some weeks it is no limit.
+            timeout_ms = max(1, round(timeout * 1000)) if timeout < _MOST_SECONDS else 0
+
+        processes = operator.index(processes)
+        if processes > _MOST_PROCESSES:
+            raise ValueError(f"Number of processes must be at most {_MOST_PROCESSES}, not {processes}")
+        self._processes = processes
+        self._maxtasksperchild = maxtasksperchild
+        self._initializer = initializer
+        self._initargs = initargs
+        self._timeout_seconds = timeout
+        method = context.get_start_method()
+        first_number = next(_process._process_counter)
+        for _ in range(processes - 1):
+            next(_process._process_counter)
+        self._open(processes, maxtasksperchild or 0, timeout_ms, _start.WORKER_PREFIXES[method], first_number)
+        self._start_method = method
+        self._first_number = first_number
+        self._launch()
+        # At exit pools end before the processes that other modules join.
+        self._finalizer = _util.Finalize(self, _terminate_at_exit, args=(weakref.ref(self),), exitpriority=15)
+        self._state = RUN
+
+    def _launch(self):
+        _start.LAUNCHERS[self._start_method](self)
+
+    def _start_helper(self):
+        thread = threading.Thread(target=_attend, args=(self,), name="procession-pool-helper", daemon=True)
+        thread.start()
+
+    def _check_running(self):
+        if self._state != RUN:
+            raise ValueError("Pool not running")
+
+    def __repr__(self):
+        return (
+            f"<multiprocessing.pool.{type(self).__qualname__} state={self._state} pool_size={len(self._pool)}>"
+            if type(self) is Pool
+            else f"<{type(self).__module__}.{type(self).__qualname__} state={self._state} pool_size={len(self._pool)}>"
+        )
+
+    def __reduce__(self):
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
+
+    def __enter__(self):
+        self._check_running()
+        return self
+
+    def __exit__(self, exc_type, exc_val, exc_tb):
+        self.terminate()
+
+    def __del__(self, _warn=warnings.warn, _run=RUN):
+        if self._state == _run and not self._is_over():
+            _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
+            self.terminate()
+
+    @property
+    def _pool(self):
+        # Private in multiprocessing, and read by many: the workers, each with a pid, a name, an exit code.
+        if self._state == INIT:
+            return []
+        if self._is_over():
+            return []
+        seats = {number: (pid, stage) for number, pid, stage in self._seats()}
+        missing = max(0, self._processes - len(seats))
+        workers = [_Worker(self, number, *seats[number]) for number in sorted(seats)]
+        # A worker that is being started counts, as a process object does in multiprocessing.
+        return workers + [_Worker(self, None, None, "starting") for _ in range(missing)]
+
+    def map(self, func, iterable, chunksize=None):
+        """Calls `func` on each item in the workers; returns the list of results in the order of the items.
+
+        Without `chunksize`, items are sent in batches whose size follows from how long they take. If a call raises, so
+        does this, when all others are done.
+        """
+        return self._map(func, iterable, chunksize, False)
+
+    def starmap(self, func, iterable, chunksize=None):
+        """Like `map`, but each item is a sequence of arguments: `[(1, 2), (3, 4)]` gives `[func(1, 2), func(3, 4)]`."""
+        return self._map(func, iterable, chunksize, True)
+
+    def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+        """Like `map`, but returns a `MapResult` at once."""
+        return self._map_async(func, iterable, chunksize, callback, error_callback, False)
+
+    def starmap_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+        """Like `starmap`, but returns a `MapResult` at once."""
+        return self._map_async(func, iterable, chunksize, callback, error_callback, True)
+
+    def imap(self, func, iterable, chunksize=1, *, buffersize=None):
+        """Returns an iterator over the results, in the order of the items, each as soon as it is there.
+
+        Items are pulled from `iterable` as they are needed: at most `buffersize` are being worked on or wait to be
+        taken, 128 for each worker if it is None. A source that is not one of Python's own containers is pulled in a
+        thread of its own, so it may block.
+        """
+        return self._lazily(func, iterable, chunksize, buffersize, True)
+
+    def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None):
+        """Like `imap`, but gives results out in the order in which they arrive."""
+        return self._lazily(func, iterable, chunksize, buffersize, False)
+
+    def _lazily(self, func, iterable, chunksize, buffersize, ordered):
+        self._check_running()
+        if chunksize < 1:
+            raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
+        if buffersize is not None:
+            if not isinstance(buffersize, int):
+                raise TypeError("buffersize must be an integer or None")
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        if buffersize is not None:
+            buffersize = min(buffersize, _MOST_ITEMS)
+        iterator = self._imap(func, iterable, min(operator.index(chunksize), _MOST_ITEMS), buffersize, ordered, False)
+        feeder = iterator._feeder()
+        if feeder is not None:
+            threading.Thread(target=_feed, args=(feeder,), name="procession-imap-feeder", daemon=True).start()
+        # As in multiprocessing, results of chunks come from a generator, which an error ends.
+        return iterator if chunksize == 1 else (result for result in iterator)
+
+    def close(self):
+        """Takes no more work; workers end when all is done and `join` is called."""
+        if self._state == RUN:
+            self._state = CLOSE
+            self._close()
+
+    def terminate(self):
+        """Ends all workers at once. Results that are not there yet raise `PoolTerminated`.
+
+        May be called at any time from any thread, a callback included, and again.
+        """
+        self._state = TERMINATE
+        self._terminate()
+
+    def join(self):
+        """Waits until all work is done and all workers have ended. Call `close` or `terminate` first."""
+        if self._state == RUN:
+            raise ValueError("Pool is still running")
+        if self._state not in (CLOSE, TERMINATE):
+            raise ValueError("In unknown state")
+        self._join()
+
+
+class _Worker:
+    """A worker as the caller sees it, for those who look into `Pool._pool`."""
+
+    __slots__ = ("_pool_reference", "_number", "pid", "_stage")
+
+    daemon = True
+
+    def __init__(self, pool, number, pid, stage):
+        self._pool_reference = weakref.ref(pool)
+        self._number = number
+        self.pid = pid
+        self._stage = stage
+
+    @property
+    def ident(self):
+        return self.pid
+
+    @property
+    def name(self):
+        pool = self._pool_reference()
+        if pool is None or self._number is None:
+            return "PoolWorker"
+        return f"{_start.WORKER_PREFIXES[pool._start_method]}PoolWorker-{pool._first_number + self._number - 1}"
+
+    @property
+    def exitcode(self):
+        return None if self.is_alive() else 0
+
+    def is_alive(self):
+        if self.pid is None:
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def terminate(self):
+        if self.pid is not None:
+            os.kill(self.pid, 15)
+
+    def __repr__(self):
+        return f"<{self.name} pid={self.pid} {self._stage} daemon>"
+
+
+def _attend(pool):
+    # Callbacks are called from here and not from the native module, so that none of its frames is on the stack of a
+    # thread that the interpreter's end may find inside a callback.
+    while True:
+        due = pool._next_due()
+        if due is None:
+            return
+        callback, argument, call = due
+        error = None
+        if callback is not None:
+            try:
+                callback(argument)
+            except BaseException as raised:
+                error = raised
+        call.done(error)
+        del due, callback, argument, call, error
+
+
+def _feed(feeder):
+    try:
+        for item in feeder.source:
+            if not feeder.put(item):
+                return
+    except BaseException as error:
+        feeder.end(error)
+    else:
+        feeder.end()
+
+
+def _terminate_at_exit(reference):
+    pool = reference()
+    if pool is not None:
+        pool._state = TERMINATE
+        pool._terminate(at_exit=True)

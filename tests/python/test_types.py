@@ -1,0 +1,76 @@
+"""The types that the package declares: that checkers understand them as people use them, and that they are true."""
+
+import os
+import pkgutil
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import procession
+
+PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(procession.__file__)))
+EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "typing")
+PATIENCE_SECONDS = 300
+
+# Submodules whose stubs are compared with what is there, beside the package itself.
+STUBBED_SUBMODULES = {"context", "errors", "pool", "process"}
+KNOWN_DIFFERENCES = (
+    # Declared as a read-only property, but a subclass may have an attribute of that name.
+    "procession.process._Controllable.state",
+    # Functions that stand as classes in the standard library's stub too, as people write them in annotations.
+    "procession.JoinableQueue",
+    "procession.Queue",
+    "procession.SimpleQueue",
+)
+
+
+def run(*command):
+    return subprocess.run(
+        command,
+        env={**os.environ, "MYPYPATH": PACKAGE_ROOT, "PYTHONPATH": PACKAGE_ROOT},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+    )
+
+
+def test_package_says_that_it_is_typed():
+    assert os.path.exists(os.path.join(PACKAGE_ROOT, "procession", "py.typed"))
+
+
+@pytest.mark.parametrize("python_version", ["3.10", "3.13"])
+def test_mypy_understands_the_examples(python_version, tmp_path):
+    pytest.importorskip("mypy")
+    done = run(
+        *(sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path)),
+        *("--python-version", python_version, EXAMPLES),
+    )
+    assert (done.stdout, done.returncode) == ("", 0)
+
+
+def test_pyright_understands_the_examples():
+    pyright = shutil.which("pyright", path=os.path.dirname(sys.executable)) or shutil.which("pyright")
+    if pyright is None:
+        pytest.skip("pyright is not installed")
+    done = run(pyright, "--pythonpath", sys.executable, EXAMPLES)
+    assert done.returncode == 0, done.stdout
+
+
+def test_stubs_tell_what_is_there(tmp_path):
+    pytest.importorskip("mypy")
+    allowed = tmp_path / "allowed"
+    allowed.write_text("".join(f"{re.escape(name)}\n" for name in KNOWN_DIFFERENCES))
+    done = run(
+        *(sys.executable, "-m", "mypy.stubtest", "--concise", "--ignore-disjoint-bases"),
+        *("--allowlist", str(allowed), "procession"),
+    )
+    others = {info.name for info in pkgutil.iter_modules(procession.__path__)} | {"_native"}
+    others -= STUBBED_SUBMODULES
+    told = [line for line in done.stdout.splitlines() if line.startswith("procession.")]
+    wrong = [line for line in told if re.split(r"[. ]", line)[1] not in others]
+    assert wrong == []
+    assert "not checking stubs" not in done.stdout
