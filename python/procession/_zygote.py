@@ -91,12 +91,14 @@ def forkserver_main(line, caller, modules, main_path, sys_path):
         poller.register(descriptor, select.POLLIN)
     while True:
         gone = any(descriptor == caller for descriptor, _ in poller.poll())
-        message, descriptors, _, _ = (None, [], 0, None) if gone else socket.recv_fds(server, 4096, 250)
+        message, descriptors, flags, _ = (None, [], 0, None) if gone else socket.recv_fds(server, 4096, 250)
         if not message:
             server.close()
             return
         block, length = map(int, message.split())
         try:
+            if flags & socket.MSG_CTRUNC:
+                raise _too_many_descriptors()
             pid = os.fork()
         except OSError as error:
             server.send(f"-{error.errno}".encode())
@@ -114,11 +116,18 @@ def forkserver_main(line, caller, modules, main_path, sys_path):
             os.close(descriptor)
         try:
             pidfd = os.pidfd_open(pid)
-        except ProcessLookupError:
-            server.send(b"-3")
+        except OSError as error:
+            # The supervisor ends by itself when the caller lets go of the other end of its line.
+            server.send(f"-{error.errno}".encode())
             continue
         socket.send_fds(server, [str(pid).encode()], [pidfd])
         os.close(pidfd)
+
+
+def _too_many_descriptors():
+    import errno
+
+    return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def _preload(modules, main_path):
@@ -204,13 +213,21 @@ class _Server:
     def ask(self, descriptors, block, length, inherited):
         import socket
 
-        socket.send_fds(self.socket, [f"{block} {length}".encode()], [*descriptors, *inherited])
+        # The answer brings a descriptor, which the kernel drops without a word where there is no room for it.
+        room = os.dup(self.socket.fileno())
+        try:
+            socket.send_fds(self.socket, [f"{block} {length}".encode()], [*descriptors, *inherited])
+        finally:
+            os.close(room)
         answer, received, _, _ = socket.recv_fds(self.socket, 64, 1)
         if not answer:
             raise OSError("the forkserver ended while it was asked for a process")
         number = int(answer)
         if number < 0:
             raise OSError(-number, os.strerror(-number))
+        if not received:
+            # Another thread took the room. Without its pool the supervisor ends by itself.
+            raise _too_many_descriptors()
         return number, received[0]
 
     def stop(self):
