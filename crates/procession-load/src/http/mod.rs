@@ -1,0 +1,3 @@
+//! HTTP as a load generator needs it.
+
+pub mod url;

@@ -1,0 +1,145 @@
+//! Life and death of workers, shown with a workload that only keeps time.
+
+use procession_load::plan::{Pacing, Plan, Target};
+use procession_load::result::{ErrorKind, Outcome, RunState, StepKind};
+use procession_load::{now_ns, ForkHooks, Phase, Run, Sample, Worker, Workload};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Every request takes a millisecond, and every tenth one fails.
+struct Sleeper;
+
+impl Workload for Sleeper {
+    fn run(&self, worker: &mut Worker) -> Result<(), String> {
+        let step = worker.recorder().step(StepKind::Request, "sleep");
+        worker.wait_for_start();
+        let mut count = 0u64;
+        loop {
+            let now = now_ns();
+            if worker.phase(now) != Phase::Running || !worker.may_begin(now) {
+                return Ok(());
+            }
+            let due_ns = match worker.next_due_ns() {
+                Some(due) if due > now => {
+                    std::thread::sleep(Duration::from_nanos((due - now).min(20_000_000)));
+                    continue;
+                }
+                Some(_) => worker.take_arrival(now).unwrap(),
+                None if worker.take_iteration(now) => now,
+                None => return Ok(()),
+            };
+            worker.recorder().sent(now, 5);
+            std::thread::sleep(Duration::from_millis(1));
+            let ended = now_ns();
+            let sample = Sample {
+                intended_ns: due_ns,
+                sent_ns: now,
+                first_byte_ns: ended,
+                ended_ns: ended,
+                bytes_received: 7,
+                status: 0,
+            };
+            count += 1;
+            if count.is_multiple_of(10) {
+                worker
+                    .recorder()
+                    .failed(step, &sample, ErrorKind::Assertion, "every tenth");
+            } else {
+                worker.recorder().succeeded(step, &sample);
+            }
+        }
+    }
+}
+
+struct GivesUp;
+
+impl Workload for GivesUp {
+    fn run(&self, _: &mut Worker) -> Result<(), String> {
+        Err("there is no such table".to_owned())
+    }
+}
+
+fn plan(pacing: Pacing, processes: u32) -> Plan {
+    let name = "sleeper".to_owned();
+    let mut plan = Plan::new(Target::Custom { name }, pacing);
+    plan.processes = processes;
+    plan
+}
+
+pub fn every_iteration_is_counted_once() {
+    let mut plan = plan(Pacing::users(3), 3);
+    plan.duration = None;
+    plan.iterations = Some(301);
+    let result = Run::start_workload(plan, Arc::new(Sleeper), ForkHooks::default())
+        .unwrap()
+        .finish()
+        .unwrap();
+    assert_eq!(result.state, RunState::Finished);
+    assert_eq!(result.totals.requests, 301);
+    assert_eq!(result.totals.errors, 30);
+    assert_eq!(
+        (result.totals.bytes_sent, result.totals.bytes_received),
+        (5 * 301, 7 * 301)
+    );
+    assert_eq!(result.errors[0].kind, ErrorKind::Assertion);
+    assert_eq!(
+        (result.errors[0].count, result.errors[0].example.as_str()),
+        (30, "every tenth")
+    );
+    assert_eq!(result.latency.response.count, 301);
+    assert!(result.latency.response.min >= 0.001);
+    assert_eq!(result.steps.len(), 1);
+    assert_eq!(
+        result.seconds.iter().map(|second| second.requests).sum::<u64>(),
+        301
+    );
+    assert_eq!(
+        result.workers.iter().map(|worker| worker.requests).sum::<u64>(),
+        301
+    );
+    assert!((result.totals.mean_in_flight - result.totals.little_in_flight).abs() < 0.01);
+}
+
+pub fn killed_worker_is_replaced_and_its_counts_are_kept() {
+    let mut plan = plan(Pacing::constant_rate(200.0), 2);
+    plan.duration = Some(Duration::from_secs(2));
+    let mut run = Run::start_workload(plan, Arc::new(Sleeper), ForkHooks::default()).unwrap();
+    run.wait(Duration::from_millis(700)).unwrap();
+    let before = run.snapshot().unwrap();
+    assert!(before.totals.requests > 0);
+    let victim = run.worker_pids()[1];
+    procession::os::process::kill(victim, procession::os::process::SIGKILL).unwrap();
+    let result = run.finish().unwrap();
+    // One request may have been in flight in the worker that was killed; every other one was made, by it or its successor.
+    let (ended, lost) = (result.totals.requests, result.totals.unfinished);
+    assert!((399..=400).contains(&ended), "{ended}");
+    assert!(ended + lost >= 400 && lost <= 1, "{ended} + {lost}");
+    assert_eq!(result.workers[1].restarts, 1);
+    assert_ne!(result.workers[1].pid, victim);
+    assert!(result.workers[1].last_death.as_ref().unwrap().contains("SIGKILL"));
+    assert_eq!(result.verdict.outcome, Outcome::Invalid);
+    let reasons: Vec<&str> = result
+        .verdict
+        .reasons
+        .iter()
+        .map(|reason| reason.what.as_str())
+        .collect();
+    assert!(reasons.contains(&"worker processes died"), "{reasons:?}");
+}
+
+pub fn workload_that_gives_up_ends_the_run() {
+    let error =
+        Run::start_workload(plan(Pacing::users(1), 1), Arc::new(GivesUp), ForkHooks::default()).unwrap_err();
+    assert_eq!(error.to_string(), "there is no such table");
+}
+
+pub fn stopped_run_still_reports() {
+    let mut run =
+        Run::start_workload(plan(Pacing::users(2), 2), Arc::new(Sleeper), ForkHooks::default()).unwrap();
+    assert!(!run.wait(Duration::from_millis(300)).unwrap());
+    run.stop();
+    let result = run.finish().unwrap();
+    assert_eq!(result.state, RunState::Stopped);
+    assert!(result.totals.requests > 10);
+    assert!(result.info.elapsed_seconds < 5.0);
+}
