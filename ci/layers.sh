@@ -45,8 +45,9 @@ inside() { # inside MODULE FORBIDDEN-MODULES
     )
     forbid "$1 uses only what is below it" "\bcrate::($2)::" "${sources[@]}"
 }
-inside os 'shm|channel|pool|process'
-inside shm 'channel|pool|process'
+inside os 'shm|sync|channel|pool|process'
+inside shm 'sync|channel|pool|process'
+inside sync 'shm|channel|pool|process'
 inside channel 'pool|process'
 inside process 'pool|channel'
 

@@ -11,6 +11,7 @@ pub mod os;
 pub mod pool;
 pub mod process;
 pub mod shm;
+pub mod sync;
 
 pub use error::{Error, Result};
 pub use options::{cpu_count, Knob, PoolOptions, StartMethod};

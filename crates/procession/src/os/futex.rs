@@ -45,10 +45,10 @@ pub fn wait(word: &AtomicU32, expected: u32, timeout: Option<Duration>) -> Waite
     }
 }
 
-/// Wakes up to `count` processes or threads that sleep on `word`.
-pub fn wake(word: &AtomicU32, count: u32) {
+/// Wakes up to `count` processes or threads that sleep on `word`, and says how many that were.
+pub fn wake(word: &AtomicU32, count: u32) -> u32 {
     // SAFETY: FUTEX_WAKE uses the address only as a name; the word is alive for the call.
-    unsafe {
+    let woken = unsafe {
         libc::syscall(
             libc::SYS_futex,
             word.as_ptr(),
@@ -56,4 +56,5 @@ pub fn wake(word: &AtomicU32, count: u32) {
             count.min(i32::MAX as u32),
         )
     };
+    u32::try_from(woken).unwrap_or(0)
 }

@@ -61,6 +61,21 @@ extern "C" fn next_generation() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Forks of this process that were begun since the handlers were registered.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn count_fork() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// How often this process (or a forebear, before it was forked) has forked: what was made at another count may have a copy
+/// in a child.
+#[inline]
+pub fn forks() -> u32 {
+    generation();
+    FORKS.load(Ordering::Relaxed)
+}
+
 /// A number that differs between a process and its forked children: who stores it beside an object recognises later that
 /// the object was made by another process. Every `fork` of libc counts, whoever called it (raw `clone` calls do not).
 ///
@@ -77,8 +92,8 @@ pub fn generation() -> u32 {
 fn register_generation() -> u32 {
     // No `Once`: a fork by another thread in the middle would leave it unfinished for ever in the child. Two racing
     // threads may register twice; then each fork counts by two, which is as good.
-    // SAFETY: the handler only adds to an atomic.
-    let failed = unsafe { libc::pthread_atfork(None, None, Some(next_generation)) };
+    // SAFETY: the handlers only add to atomics.
+    let failed = unsafe { libc::pthread_atfork(Some(count_fork), None, Some(next_generation)) };
     assert_eq!(failed, 0, "no memory left to register a fork handler");
     let _ = GENERATION.compare_exchange(0, 1, Ordering::Relaxed, Ordering::Relaxed);
     GENERATION.load(Ordering::Relaxed)
@@ -334,6 +349,17 @@ pub fn parent_pid() -> u32 {
 /// Whether the calling thread is the process's first.
 pub fn is_main_thread() -> bool {
     rustix::thread::gettid().as_raw_nonzero() == rustix::process::getpid().as_raw_nonzero()
+}
+
+/// The number of the calling thread, which no other thread or process of the machine has at the same time.
+pub fn thread_number() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs()
+}
+
+/// Whether a process has a thread with this number; yes where `/proc` cannot say.
+pub fn has_thread(pid: u32, thread: u32) -> bool {
+    !fs::exists(format!("/proc/{pid}/task")).unwrap_or(false)
+        || fs::exists(format!("/proc/{pid}/task/{thread}")).unwrap_or(true)
 }
 
 /// How many threads the calling process has, `None` if `/proc` cannot say.
