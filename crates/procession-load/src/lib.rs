@@ -25,11 +25,13 @@ pub mod result;
 mod run;
 mod schedule;
 mod seconds;
+mod slo;
 
 pub use error::{Error, Result};
 pub use record::{Datagram, Recorder, Sample, StepId};
 pub use run::{ForkHooks, Phase, Run, Worker, Workload};
 pub use schedule::Random;
+pub use slo::{Comparison, Figure, Slo, SloError, Statistic};
 
 /// Nanoseconds of the clock that all moments of a run are told by; the same in every process.
 #[inline]
