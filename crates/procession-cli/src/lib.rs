@@ -24,7 +24,6 @@ mod record;
 mod screen;
 mod signals;
 mod summary;
-mod units;
 mod window;
 
 use std::ffi::OsString;
@@ -32,6 +31,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, IntoRawFd};
 
 use clap::{CommandFactory, Parser};
+use procession_load::report::units;
 
 /// Runs the command on these arguments (the first is the program's name) and returns its exit code.
 ///

@@ -21,6 +21,7 @@ pub mod histogram;
 pub mod http;
 pub mod plan;
 mod record;
+pub mod report;
 pub mod result;
 mod run;
 mod schedule;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   slo     := [ "service" ] statistic ("<" | "<=") time   [ "for" step ]     p99<500ms   service p50<=20ms
+//!                                                                            (service: p50, 75, 90, 95, 99, 99.9, mean, max)
 //!            | "errors" ("<" | "<=" | "=") (share | count) [ "for" step ]     errors<1%   errors=0
 //!            | "rate"   (">" | ">=") number ["/s" | "/m"]  [ "for" step ]     rate>900/s  rate>=6k/m
 //!   statistic := "p" number | "median" | "mean" | "max"                       p99.9
@@ -16,6 +17,9 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::report::{units, words};
+use crate::result::{Latency, LatencySummary, RunResult, SloResult};
 
 /// A condition that the result of a run must meet.
 ///
@@ -199,6 +203,9 @@ impl SloError {
 
 const FIGURES: &str = "p50 to p99.99, median, mean, max, service p99, errors or rate";
 
+/// Of service times a result has these, and not the whole distribution.
+const SERVICE_PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 95.0, 99.0, 99.9];
+
 /// What a word at the start means.
 enum Named {
     Time(Statistic),
@@ -253,6 +260,16 @@ impl FromStr for Slo {
         if let Named::Time(Statistic::Percentile(percentile)) = named {
             if !(percentile > 0.0 && percentile <= 100.0) {
                 return Err(reader.error(place, "a percentile is above 0 and at most 100"));
+            }
+        }
+        if of_service && !response {
+            if let Named::Time(Statistic::Percentile(percentile)) = named {
+                if !SERVICE_PERCENTILES.contains(&percentile) {
+                    return Err(reader.error(
+                        place,
+                        "of service times only p50, p75, p90, p95, p99 and p99.9 are kept",
+                    ));
+                }
             }
         }
         if of_service && !matches!(named, Named::Time(_)) {
@@ -406,6 +423,79 @@ fn rate_factor(unit: &str) -> Option<f64> {
     Some(many / seconds)
 }
 
+/// How each condition stands in this result.
+pub(crate) fn evaluate(slos: &[Slo], result: &RunResult) -> Vec<SloResult> {
+    slos.iter()
+        .map(|slo| {
+            let (value, figure, certain) = measured(slo, result);
+            SloResult {
+                slo: slo.to_string(),
+                kept: certain && slo.holds_for(value),
+                figure,
+            }
+        })
+        .collect()
+}
+
+/// The figure that a condition is about, in the unit of its limit and as a text, and whether it is more than a lower bound.
+fn measured(slo: &Slo, result: &RunResult) -> (f64, String, bool) {
+    let totals = &result.totals;
+    let seconds = result.info.measured_seconds;
+    let (requests, errors, latency) = match &slo.step {
+        None => (totals.requests, totals.errors, &result.latency),
+        Some(name) => match result.steps.iter().find(|step| step.name == *name) {
+            Some(step) => (step.count, step.errors, &step.latency),
+            None => return (f64::NAN, "no such step".to_owned(), false),
+        },
+    };
+    match slo.figure {
+        Figure::ResponseTime(statistic) => time(statistic, &latency.response, Some(latency)),
+        Figure::ServiceTime(statistic) => time(statistic, &latency.service, None),
+        Figure::ErrorShare if requests == 0 => (f64::NAN, "no requests".to_owned(), false),
+        Figure::ErrorShare => {
+            let share = errors as f64 / requests as f64;
+            (share, units::percent(share), true)
+        }
+        Figure::ErrorCount => (errors as f64, units::grouped(errors), true),
+        Figure::Rate => {
+            let rate = (requests - errors.min(requests)) as f64 / seconds;
+            (rate, units::per_second(rate), true)
+        }
+    }
+}
+
+fn time(statistic: Statistic, summary: &LatencySummary, whole: Option<&Latency>) -> (f64, String, bool) {
+    if summary.count == 0 {
+        return (f64::NAN, "no requests".to_owned(), false);
+    }
+    let (share, seconds) = match statistic {
+        Statistic::Mean => (1.0, summary.mean),
+        Statistic::Max => (1.0, summary.max),
+        Statistic::Percentile(percentile) => {
+            let share = percentile / 100.0;
+            let seconds = match whole {
+                Some(latency) => latency.quantile(share).seconds,
+                None => {
+                    let kept = [
+                        summary.p50,
+                        summary.p75,
+                        summary.p90,
+                        summary.p95,
+                        summary.p99,
+                        summary.p999,
+                    ];
+                    let at = SERVICE_PERCENTILES.iter().position(|&known| known == percentile);
+                    at.map_or(f64::NAN, |at| kept[at])
+                }
+            };
+            (share, seconds)
+        }
+    };
+    // The mean grows with every request that is still unfinished, the longest time too.
+    let censored = summary.is_censored(share);
+    (seconds, words::at_least(seconds, censored), !censored)
+}
+
 fn read_step(reader: &mut Reader<'_>) -> Result<Option<String>, SloError> {
     reader.skip_blanks();
     if reader.at == reader.text.len() {
@@ -555,6 +645,7 @@ mod tests {
             ("p99<1s, errors<1%", ",", "the condition ends before this", Some("one condition each: --slo 'p99<500ms' 'errors<1%'")),
             ("p99<1s GET /", "GET", "the condition ends before this", Some("a condition for one step ends in its name: 'p99<2s for GET /cart'")),
             ("p99<1s for ", "", "expected the name of a step after `for`", None),
+            ("service p98<1s", "p98", "of service times only p50, p75, p90, p95, p99 and p99.9 are kept", None),
             ("service errors<1%", "errors", "only times are told apart as service and response time", None),
         ];
         for (text, place, why, help) in cases {
@@ -582,6 +673,31 @@ mod tests {
         assert!(read("errors=0").holds_for(0.0) && !read("errors=0").holds_for(1.0));
     }
 
+    #[test]
+    fn conditions_are_measured_by_what_they_name() {
+        let result = crate::report::sample::bad();
+        let cases = [
+            ("p50<3ms", true, "2.11 ms"),
+            ("p50<2ms", false, "2.11 ms"),
+            // What was unfinished at the end could be anything above.
+            ("p99<5s", false, "≥2.19 s"),
+            ("mean<5s", false, "≥70.0 ms"),
+            ("service p99<30ms", true, "25.5 ms"),
+            ("errors<12%", false, "12.1 %"),
+            ("errors<=1210", true, "1,210"),
+            // Failures are no throughput.
+            ("rate>=879/s", true, "879/s"),
+            ("rate>900/s", false, "879/s"),
+            ("errors=3 for GET /a/path/that/is/rather/long/3", true, "3"),
+            ("rate>49/s for GET /a/path/that/is/rather/long/3", true, "49.7/s"),
+            ("p99<1s for GET /elsewhere", false, "no such step"),
+        ];
+        for (text, kept, figure) in cases {
+            let found = &evaluate(&[read(text)], &result)[0];
+            assert_eq!((found.kept, found.figure.as_str()), (kept, figure), "{text}");
+        }
+    }
+
     fn any_slo() -> impl Strategy<Value = Slo> {
         let statistic = prop_oneof![
             (1u32..=10_000).prop_map(|hundredths| Statistic::Percentile(f64::from(hundredths) / 100.0)),
@@ -593,7 +709,9 @@ mod tests {
         let condition = prop_oneof![
             (statistic, any::<bool>(), below.clone(), 1u64..100_000_000).prop_map(
                 |(statistic, service, sign, micros)| {
-                    let figure = if service {
+                    let kept =
+                        !matches!(statistic, Statistic::Percentile(p) if !SERVICE_PERCENTILES.contains(&p));
+                    let figure = if service && kept {
                         Figure::ServiceTime(statistic)
                     } else {
                         Figure::ResponseTime(statistic)

@@ -11,6 +11,7 @@ pub use target::{
 };
 
 use crate::seconds;
+use crate::Slo;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -51,6 +52,9 @@ pub struct Plan {
     pub drain: Duration,
     /// What random choices (Poisson arrivals, weights, think times) begin with: the same seed gives the same schedule.
     pub seed: u64,
+    /// What the result must be like for the run to pass.
+    #[serde(default)]
+    pub slos: Vec<Slo>,
     /// Limits against accidents.
     pub guards: Guards,
 }
@@ -99,6 +103,7 @@ impl Plan {
             timeout: Plan::DEFAULT_TIMEOUT,
             drain: Plan::DEFAULT_TIMEOUT,
             seed: 0,
+            slos: Vec::new(),
             guards: Guards::default(),
         }
     }

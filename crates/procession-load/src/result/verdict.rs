@@ -221,6 +221,9 @@ pub(crate) fn judge(result: &RunResult) -> Verdict {
             format!("find out why: the last one {}", death.unwrap_or("ended"))
         },
     );
+    if judge.verdict.outcome == Outcome::Pass && result.slos.iter().any(|slo| !slo.kept) {
+        judge.verdict.outcome = Outcome::Fail;
+    }
     judge.verdict
 }
 

@@ -11,6 +11,7 @@ use crate::result::{
     SCHEMA_VERSION,
 };
 use crate::schedule::Schedule;
+use crate::slo::evaluate;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -203,6 +204,7 @@ impl Collector {
             udp: udp(at),
             slos: Vec::new(),
         };
+        result.slos = evaluate(&at.plan.slos, &result);
         result.verdict = judge(&result);
         result
     }

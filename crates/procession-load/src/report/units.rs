@@ -1,4 +1,4 @@
-//! Figures with their units, as people read them.
+//! Figures with their units, as people read them. The command uses them for all that it prints.
 
 use std::time::Duration;
 
@@ -25,6 +25,38 @@ pub fn rate(per_second: f64) -> String {
             digits
         }
     )
+}
+
+/// A rate of requests, such as `81.3/s` or `1,235/s`.
+pub fn per_second(value: f64) -> String {
+    rate(value).replace(" items", "")
+}
+
+/// A number of bytes, such as `999 B`, `1.25 kB` or `12.5 MB`.
+pub fn bytes(count: f64) -> String {
+    match count {
+        count if count < 999.5 => format!("{count:.0} B"),
+        count if count < 999_500.0 => format!("{} kB", three_digits(count / 1e3)),
+        count if count < 999_500_000.0 => format!("{} MB", three_digits(count / 1e6)),
+        count => format!("{} GB", three_digits(count / 1e9)),
+    }
+}
+
+/// A share from 0 to 1 in percent, such as `0.31 %`, `12.5 %` or `100 %`.
+pub fn percent(share: f64) -> String {
+    if !share.is_finite() {
+        return "-".to_owned();
+    }
+    if share == 0.0 {
+        return "0 %".to_owned();
+    }
+    // What is not all of it is not called that.
+    let share = if share < 1.0 { share.min(0.9999) } else { share };
+    let percent = share * 100.0;
+    if percent >= 99.9 && percent < 100.0 {
+        return format!("{percent:.2} %");
+    }
+    format!("{} %", three_digits(percent))
 }
 
 /// A factor, such as `1.96`.
@@ -98,6 +130,19 @@ mod tests {
         for (value, text) in cases {
             assert_eq!(seconds(value), text);
         }
+    }
+
+    #[test]
+    fn shares_and_bytes_keep_three_digits_and_all_but_one_is_not_all() {
+        assert_eq!(
+            [0.0, 0.00312, 0.125, 0.999999, 1.0].map(percent),
+            ["0 %", "0.31 %", "12.5 %", "99.99 %", "100 %"]
+        );
+        assert_eq!(
+            [12.0, 1250.0, 12.5e6, 3e9].map(bytes),
+            ["12 B", "1.25 kB", "12.5 MB", "3.00 GB"]
+        );
+        assert_eq!([81.34, 1234.5].map(per_second), ["81.3/s", "1,235/s"]);
     }
 
     #[test]
