@@ -20,6 +20,7 @@ mod error;
 pub mod histogram;
 pub mod http;
 pub mod plan;
+pub mod quantity;
 mod record;
 pub mod report;
 pub mod result;

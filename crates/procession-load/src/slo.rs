@@ -18,6 +18,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::quantity::rate_factor;
 use crate::report::{units, words};
 use crate::result::{Latency, LatencySummary, RunResult, SloResult};
 
@@ -403,24 +404,6 @@ impl FromStr for Slo {
             step,
         })
     }
-}
-
-/// Requests per second for each 1 of this unit.
-fn rate_factor(unit: &str) -> Option<f64> {
-    let (many, per) = unit.split_once('/').unwrap_or((unit, "s"));
-    let many = match many {
-        "" => 1.0,
-        "k" | "K" => 1e3,
-        "M" => 1e6,
-        _ => return None,
-    };
-    let seconds = match per {
-        "s" | "sec" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
-        _ => return None,
-    };
-    Some(many / seconds)
 }
 
 /// How each condition stands in this result.

@@ -53,7 +53,7 @@ pub fn percent(share: f64) -> String {
     // What is not all of it is not called that.
     let share = if share < 1.0 { share.min(0.9999) } else { share };
     let percent = share * 100.0;
-    if percent >= 99.9 && percent < 100.0 {
+    if (99.9..100.0).contains(&percent) {
         return format!("{percent:.2} %");
     }
     format!("{} %", three_digits(percent))
