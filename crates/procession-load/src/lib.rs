@@ -16,9 +16,11 @@
 //! # Ok::<(), procession_load::Error>(())
 //! ```
 
+mod drive;
 mod error;
 pub mod histogram;
 pub mod http;
+pub mod net;
 pub mod plan;
 pub mod quantity;
 mod record;
@@ -27,6 +29,7 @@ pub mod result;
 mod run;
 mod schedule;
 mod seconds;
+pub mod server;
 mod slo;
 
 pub use error::{Error, Result};

@@ -16,6 +16,8 @@ pub struct Sample {
     pub intended_ns: u64,
     /// When it was begun.
     pub sent_ns: u64,
+    /// When the request itself was sent, after a connection was made for it; 0 if that is `sent_ns`.
+    pub written_ns: u64,
     /// When the first byte of its response came; 0 if none did.
     pub first_byte_ns: u64,
     /// When it was complete, or given up.
@@ -300,7 +302,9 @@ impl Recorder {
         if sample.first_byte_ns > 0 {
             record(
                 &cells.first_byte,
-                sample.first_byte_ns.saturating_sub(sample.sent_ns),
+                sample
+                    .first_byte_ns
+                    .saturating_sub(sample.sent_ns.max(sample.written_ns)),
             );
             record(&cells.body, sample.ended_ns.saturating_sub(sample.first_byte_ns));
         }

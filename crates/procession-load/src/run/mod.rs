@@ -5,6 +5,8 @@ mod environment;
 mod usage;
 mod worker;
 
+use crate::drive::Driven;
+use crate::http::link::Http1;
 use crate::plan::{Plan, Target};
 use crate::record::{Region, SeatState};
 use crate::result::{RunResult, RunState};
@@ -416,6 +418,13 @@ fn built_in(target: &Target) -> Result<Arc<dyn Workload>> {
         Target::Custom { name } => Err(Error::plan(format!(
             "{name} is not built in: start it with its workload"
         ))),
+        Target::Http(target) => {
+            // Looked up here, so that a wrong name is an error before anything begins.
+            let prepared = Http1::new(target).map_err(|failure| Error::system(failure.text))?;
+            Ok(Arc::new(Driven::new(target.requests.len(), move |_: &Plan| {
+                Ok(prepared.clone())
+            })))
+        }
         _ => Err(Error::plan("this target is not built in")),
     }
 }

@@ -1,4 +1,22 @@
+mod http;
 mod workers;
+
+use procession_load::server::Served;
+
+/// What a server can do with a request.
+pub const FATES: [Served; 6] = [
+    Served::Good,
+    Served::Status500,
+    Served::Reset,
+    Served::Never,
+    Served::Half,
+    Served::Malformed,
+];
+
+/// Whether scenarios that take minutes at full length are to be shortened, as in everyday tests.
+pub fn quick() -> bool {
+    std::env::var_os("PROCESSION_LOAD_TRUTH").is_none()
+}
 
 /// All of them, by name.
 pub const ALL: &[(&str, fn())] = &[
@@ -18,4 +36,33 @@ pub const ALL: &[(&str, fn())] = &[
         "a_stopped_run_still_says_what_it_came_to",
         workers::stopped_run_still_reports,
     ),
+    (
+        "requests_are_counted_on_both_sides_alike",
+        http::requests_are_counted_on_both_sides_alike,
+    ),
+    (
+        "connections_are_new_for_each_request_if_asked_for",
+        http::connections_are_new_for_each_request_if_asked_for,
+    ),
+    (
+        "a_server_that_closes_after_each_answer_is_no_error",
+        http::a_server_that_closes_after_each_answer_is_no_error,
+    ),
+    (
+        "every_kind_of_failure_is_counted_exactly",
+        http::every_kind_of_failure_is_counted_exactly,
+    ),
+    (
+        "a_refused_connection_is_told_from_other_failures",
+        http::a_refused_connection_is_told_from_other_failures,
+    ),
+    (
+        "unfinished_requests_are_counted_as_censored",
+        http::unfinished_requests_are_counted_as_censored,
+    ),
+    (
+        "requests_are_chosen_by_their_weights",
+        http::requests_are_chosen_by_their_weights,
+    ),
+    ("a_stall_is_seen_whole", http::a_stall_is_seen_whole),
 ];

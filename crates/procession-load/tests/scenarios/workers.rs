@@ -34,6 +34,7 @@ impl Workload for Sleeper {
             let sample = Sample {
                 intended_ns: due_ns,
                 sent_ns: now,
+                written_ns: now,
                 first_byte_ns: ended,
                 ended_ns: ended,
                 bytes_received: 7,

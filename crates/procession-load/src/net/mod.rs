@@ -1,0 +1,15 @@
+//! Sockets and readiness, as thin as they can be: one thread, nothing ever waits but [`Poller::wait`].
+
+mod address;
+mod failure;
+mod poller;
+mod socket;
+mod stream;
+mod tcp_info;
+
+pub use address::{Address, Endpoint};
+pub use failure::Failure;
+pub use poller::{Poller, Ready};
+pub use socket::{connect, connect_result, receive, send, udp, Connecting};
+pub use stream::Stream;
+pub use tcp_info::{tcp_info, TcpInfo};
