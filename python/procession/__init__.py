@@ -16,7 +16,16 @@ from multiprocessing import SUBDEBUG, SUBWARNING
 from multiprocessing import __all__ as _stdlib_names
 
 from . import context, errors, process
-from .errors import PoolTerminated, ResultDecodeError, TaskTimeout, WorkerDied, WorkerInitError
+from .errors import (
+    MemoryLimitExceeded,
+    PoisonTask,
+    PoolTerminated,
+    ResultDecodeError,
+    TaskCancelled,
+    TaskTimeout,
+    WorkerDied,
+    WorkerInitError,
+)
 
 # As in multiprocessing, the functions of the package are bound methods of the default context. Its list of names is
 # asked for, not repeated, so that those of later Python versions are here too.

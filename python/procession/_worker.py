@@ -42,6 +42,7 @@ class PoolWorker(_process.BaseProcess):
         seat, settings = self._seat, self._settings
         if settings.start_method != "fork":
             _seed_numpy()
+        _offer_stack(seat)
         if settings.initializer is not None:
             if seat.pool_is_broken:
                 sys.exit(1)
@@ -53,6 +54,27 @@ class PoolWorker(_process.BaseProcess):
                 seat.report_broken(f"the initializer raised in {self.name}\n\n{traceback.format_exc()}")
                 sys.exit(1)
         seat.work()
+
+
+def _offer_stack(seat):
+    # Who is killed for its task is asked first where it is. `faulthandler` answers in the signal's handler, whoever holds
+    # the GIL; its file has no name and is the worker's own.
+    import faulthandler
+    import fcntl
+
+    descriptors = []
+    try:
+        signal = seat.stack_signal()
+        descriptors.append(os.memfd_create("procession-stack"))
+        # High up, out of the way of programs that count on low numbers.
+        descriptors.append(fcntl.fcntl(descriptors[0], fcntl.F_DUPFD_CLOEXEC, 100))
+        faulthandler.register(signal, file=descriptors[1], all_threads=True, chain=True)
+        seat.offer_stack(signal, descriptors[1])
+    except (OSError, RuntimeError, ValueError):
+        # Without descriptors or signals left, errors only tell less.
+        pass
+    for descriptor in descriptors[:1]:
+        os.close(descriptor)
 
 
 def _seed_numpy():

@@ -30,7 +30,7 @@ def __getattr__(name):
 class BaseContext(_stdlib_context.BaseContext):
     """What all contexts have in common. See `multiprocessing.context.BaseContext`."""
 
-    def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None, *, timeout=None):
+    def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None, **options):
         """Returns a pool of worker processes. See `procession.pool.Pool`."""
         from .pool import Pool
 
@@ -40,7 +40,7 @@ class BaseContext(_stdlib_context.BaseContext):
             initargs,
             maxtasksperchild,
             context=self.get_context() if context is None else context,
-            timeout=timeout,
+            **options,
         )
 
     def get_context(self, method=None):

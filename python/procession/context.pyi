@@ -33,6 +33,8 @@ class BaseContext(multiprocessing.context.BaseContext):
         context: multiprocessing.context.BaseContext | None = None,
         *,
         timeout: float | None = None,
+        memory_limit: float | str | None = None,
+        recycle_memory: float | str | None = None,
     ) -> _Pool: ...
     @overload  # type: ignore[override]
     def get_context(self, method: None = None) -> DefaultContext: ...

@@ -11,8 +11,11 @@ import signal
 from multiprocessing import ProcessError
 
 __all__ = [
+    "MemoryLimitExceeded",
+    "PoisonTask",
     "PoolTerminated",
     "ResultDecodeError",
+    "TaskCancelled",
     "TaskTimeout",
     "WorkerDied",
     "WorkerInitError",
@@ -38,8 +41,29 @@ class WorkerDied(ProcessError):
         self.task = task
 
 
+class PoisonTask(WorkerDied):
+    """Each attempt at this task killed its worker, so it is not tried again.
+
+    Attributes:
+        attempts: how often it was tried.
+        pid, exitcode, task: as in `WorkerDied`, of the last attempt, which is also the `__cause__`.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        pid: int | None = None,
+        exitcode: int | None = None,
+        task: str = "",
+        attempts: int = 0,
+    ) -> None:
+        super().__init__(message, pid=pid, exitcode=exitcode, task=task)
+        self.attempts = attempts
+
+
 class TaskTimeout(ProcessError):
-    """The task ran longer than the pool's `timeout`, and its worker was killed for it. The pool goes on.
+    """The task ran longer than its `timeout`, and its worker was killed for it. The pool goes on.
 
     Deliberately not a `multiprocessing.TimeoutError`: that one says that *waiting* took too long while the task runs on.
 
@@ -48,6 +72,7 @@ class TaskTimeout(ProcessError):
         task: the call that was running, for example ``"f(3)"``.
         elapsed_seconds: how long the task had run when it was stopped.
         limit_seconds: how long it was allowed to run.
+        stack: where the worker was then, thread by thread, as `faulthandler` writes it; empty if it could not tell.
     """
 
     def __init__(
@@ -58,12 +83,55 @@ class TaskTimeout(ProcessError):
         task: str = "",
         elapsed_seconds: float = 0.0,
         limit_seconds: float = 0.0,
+        stack: str = "",
     ) -> None:
         super().__init__(message)
         self.pid = pid
         self.task = task
         self.elapsed_seconds = elapsed_seconds
         self.limit_seconds = limit_seconds
+        self.stack = stack
+
+
+class MemoryLimitExceeded(ProcessError):
+    """The task's worker took more memory than the pool's `memory_limit`, and was killed for it. The pool goes on.
+
+    Attributes:
+        pid: process id of the worker that was killed, or None if it never became known.
+        task: the call that was running, for example ``"f(3)"``.
+        peak_bytes: the most memory of its own that the worker was seen with.
+        limit_bytes: how much it was allowed to have.
+        stack: where the worker was then, thread by thread, as `faulthandler` writes it; empty if it could not tell.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        pid: int | None = None,
+        task: str = "",
+        peak_bytes: int = 0,
+        limit_bytes: int = 0,
+        stack: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.pid = pid
+        self.task = task
+        self.peak_bytes = peak_bytes
+        self.limit_bytes = limit_bytes
+        self.stack = stack
+
+
+class TaskCancelled(ProcessError):
+    """The task was cancelled before it had a result. If a worker was running it, that worker was killed.
+
+    Attributes:
+        task: the call, for example ``"f(...)"``.
+    """
+
+    def __init__(self, message: str = "", *, task: str = "") -> None:
+        super().__init__(message)
+        self.task = task
 
 
 class WorkerInitError(ProcessError):
@@ -119,13 +187,48 @@ def worker_died(name: str, pid: int | None, exitcode: int | None, task: str) -> 
     return WorkerDied(message, pid=pid, exitcode=exitcode, task=task)
 
 
-def task_timeout(name: str, pid: int | None, task: str, elapsed_seconds: float, limit_seconds: float) -> TaskTimeout:
+def poison_task(last: WorkerDied, attempts: int) -> PoisonTask:
+    """Builds the error of a task that has killed all the workers that tried it."""
+    message = f"{last.task or 'the task'} killed its worker in each of {attempts} attempts, and is not tried again; the last: {last}"
+    error = PoisonTask(message, pid=last.pid, exitcode=last.exitcode, task=last.task, attempts=attempts)
+    error.__cause__ = last
+    return error
+
+
+def memory_limit_exceeded(
+    name: str, pid: int | None, task: str, peak_bytes: int, limit_bytes: int, stack: str
+) -> MemoryLimitExceeded:
+    """Builds the error of a task whose worker took too much memory."""
+    message = (
+        f"{task or 'the task'} took {_bytes(peak_bytes)} of memory, its limit was {_bytes(limit_bytes)}; "
+        f"{_worker(name, pid)} was killed"
+    )
+    return MemoryLimitExceeded(
+        message + _where(stack), pid=pid, task=task, peak_bytes=peak_bytes, limit_bytes=limit_bytes, stack=stack
+    )
+
+
+def task_cancelled(task: str) -> TaskCancelled:
+    """Builds the error of a task that was cancelled."""
+    return TaskCancelled(f"{task or 'the task'} was cancelled", task=task)
+
+
+def task_timeout(
+    name: str, pid: int | None, task: str, elapsed_seconds: float, limit_seconds: float, stack: str = ""
+) -> TaskTimeout:
     """Builds the error of a task that was stopped because it ran too long."""
     message = (
         f"{task or 'the task'} ran for {_seconds(elapsed_seconds)}, its limit was {_seconds(limit_seconds)}; "
         f"{_worker(name, pid)} was killed"
     )
-    return TaskTimeout(message, pid=pid, task=task, elapsed_seconds=elapsed_seconds, limit_seconds=limit_seconds)
+    return TaskTimeout(
+        message + _where(stack),
+        pid=pid,
+        task=task,
+        elapsed_seconds=elapsed_seconds,
+        limit_seconds=limit_seconds,
+        stack=stack,
+    )
 
 
 def worker_init_error(name: str, pid: int | None, exitcode: int | None, traceback_text: str | None) -> WorkerInitError:
@@ -186,6 +289,18 @@ def _signal_name(number: int) -> str:
 
 def _seconds(value: float) -> str:
     return f"{value:.4g} s"
+
+
+def _bytes(value: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.4g} {unit}"
+        value /= 1024
+    return f"{value:.4g} GiB"
+
+
+def _where(stack: str) -> str:
+    return f"; it was here:{_quoted(stack)}" if stack else ""
 
 
 def _quoted(traceback_text: str) -> str:

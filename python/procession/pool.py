@@ -7,6 +7,7 @@ How it works is told in the project's ARCHITECTURE.md.
 
 import operator
 import os
+import re
 import threading
 import warnings
 import weakref
@@ -48,8 +49,12 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         initargs: the arguments of `initializer`.
         maxtasksperchild: tasks after which a worker is replaced by a fresh one; never if None.
         context: a context whose start method is used; the default one if None.
-        timeout: seconds that one task may run. Then its worker is killed, its result raises `TaskTimeout`, and all
-            others go on. None for no limit.
+        timeout: seconds that one task may run, counted from its beginning. Then its worker is killed, its result raises
+            `TaskTimeout`, and all others go on. None for no limit. Each call may have a `timeout` of its own.
+        memory_limit: bytes of memory of its own that a worker may have, also in the midst of a task: as an int, or a text
+            such as `"500M"` or `"1.5G"`. Then the worker is killed, and its task's result raises `MemoryLimitExceeded`.
+            What it inherited by a fork, and shared memory, do not count. None for no limit.
+        recycle_memory: bytes of memory of its own with which a worker is replaced after its task, for tasks that leak.
 
     Raises:
         ValueError, TypeError: an argument is not what it should be.
@@ -71,7 +76,16 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         return ctx.Process(*args, **kwds)
 
     def __init__(
-        self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None, *, timeout=None
+        self,
+        processes=None,
+        initializer=None,
+        initargs=(),
+        maxtasksperchild=None,
+        context=None,
+        *,
+        timeout=None,
+        memory_limit=None,
+        recycle_memory=None,
     ):
         # What `__del__` and `__repr__` look at exists from the beginning, whatever fails below.
         self._state = INIT
@@ -99,6 +113,8 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             # Beyond some weeks it is no limit.
             timeout_ms = max(1, round(timeout * 1000)) if timeout < _MOST_SECONDS else 0
 
+        memory_limit = _bytes_of("memory_limit", memory_limit)
+        recycle_memory = _bytes_of("recycle_memory", recycle_memory)
         processes = operator.index(processes)
         if processes > _MOST_PROCESSES:
             raise ValueError(f"Number of processes must be at most {_MOST_PROCESSES}, not {processes}")
@@ -111,7 +127,15 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         first_number = next(_process._process_counter)
         for _ in range(processes - 1):
             next(_process._process_counter)
-        self._open(processes, maxtasksperchild or 0, timeout_ms, _start.WORKER_PREFIXES[method], first_number)
+        self._open(
+            processes,
+            maxtasksperchild or 0,
+            timeout_ms,
+            memory_limit,
+            recycle_memory,
+            _start.WORKER_PREFIXES[method],
+            first_number,
+        )
         self._start_method = method
         self._first_number = first_number
         self._launch()
@@ -165,40 +189,44 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         # A worker that is being started counts, as a process object does in multiprocessing.
         return workers + [_Worker(self, None, None, "starting") for _ in range(missing)]
 
-    def map(self, func, iterable, chunksize=None):
+    def map(self, func, iterable, chunksize=None, *, timeout=None, priority=0):
         """Calls `func` on each item in the workers; returns the list of results in the order of the items.
 
         Without `chunksize`, items are sent in batches whose size follows from how long they take. If a call raises, so
-        does this, when all others are done.
+        does this, when all others are done. `timeout` (for each item) and `priority` are as in `apply_async`.
         """
-        return self._map(func, iterable, chunksize, False)
+        return self._map(func, iterable, chunksize, False, timeout, priority)
 
-    def starmap(self, func, iterable, chunksize=None):
+    def starmap(self, func, iterable, chunksize=None, *, timeout=None, priority=0):
         """Like `map`, but each item is a sequence of arguments: `[(1, 2), (3, 4)]` gives `[func(1, 2), func(3, 4)]`."""
-        return self._map(func, iterable, chunksize, True)
+        return self._map(func, iterable, chunksize, True, timeout, priority)
 
-    def map_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+    def map_async(
+        self, func, iterable, chunksize=None, callback=None, error_callback=None, *, timeout=None, priority=0
+    ):
         """Like `map`, but returns a `MapResult` at once."""
-        return self._map_async(func, iterable, chunksize, callback, error_callback, False)
+        return self._map_async(func, iterable, chunksize, callback, error_callback, False, timeout, priority)
 
-    def starmap_async(self, func, iterable, chunksize=None, callback=None, error_callback=None):
+    def starmap_async(
+        self, func, iterable, chunksize=None, callback=None, error_callback=None, *, timeout=None, priority=0
+    ):
         """Like `starmap`, but returns a `MapResult` at once."""
-        return self._map_async(func, iterable, chunksize, callback, error_callback, True)
+        return self._map_async(func, iterable, chunksize, callback, error_callback, True, timeout, priority)
 
-    def imap(self, func, iterable, chunksize=1, *, buffersize=None):
+    def imap(self, func, iterable, chunksize=1, *, buffersize=None, timeout=None, priority=0):
         """Returns an iterator over the results, in the order of the items, each as soon as it is there.
 
         Items are pulled from `iterable` as they are needed: at most `buffersize` are being worked on or wait to be
         taken, 128 for each worker if it is None. A source that is not one of Python's own containers is pulled in a
-        thread of its own, so it may block.
+        thread of its own, so it may block. `timeout` (for each item) and `priority` are as in `apply_async`.
         """
-        return self._lazily(func, iterable, chunksize, buffersize, True)
+        return self._lazily(func, iterable, chunksize, buffersize, True, timeout, priority)
 
-    def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None):
+    def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None, timeout=None, priority=0):
         """Like `imap`, but gives results out in the order in which they arrive."""
-        return self._lazily(func, iterable, chunksize, buffersize, False)
+        return self._lazily(func, iterable, chunksize, buffersize, False, timeout, priority)
 
-    def _lazily(self, func, iterable, chunksize, buffersize, ordered):
+    def _lazily(self, func, iterable, chunksize, buffersize, ordered, timeout, priority):
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
@@ -207,9 +235,9 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
                 raise TypeError("buffersize must be an integer or None")
             if buffersize < 1:
                 raise ValueError("buffersize must be None or > 0")
-        if buffersize is not None:
             buffersize = min(buffersize, _MOST_ITEMS)
-        iterator = self._imap(func, iterable, min(operator.index(chunksize), _MOST_ITEMS), buffersize, ordered, False)
+        chunksize = min(operator.index(chunksize), _MOST_ITEMS)
+        iterator = self._imap(func, iterable, chunksize, buffersize, ordered, False, timeout, priority)
         feeder = iterator._feeder()
         if feeder is not None:
             threading.Thread(target=_feed, args=(feeder,), name="procession-imap-feeder", daemon=True).start()
@@ -282,6 +310,26 @@ class _Worker:
 
     def __repr__(self):
         return f"<{self.name} pid={self.pid} {self._stage} daemon>"
+
+
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def _bytes_of(name, amount):
+    if amount is None:
+        return 0
+    if isinstance(amount, str):
+        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([KMGT]?)(?:i?B)?\s*", amount, re.IGNORECASE)
+        if found is None:
+            raise ValueError(f'{name} must be a number of bytes or a text such as "500M", not {amount!r}')
+        amount = float(found[1]) * _UNITS[found[2].upper()]
+    elif not isinstance(amount, (int, float)) or isinstance(amount, bool):
+        raise TypeError(
+            f'{name} must be a number of bytes, a text such as "500M", or None, not {type(amount).__name__}'
+        )
+    if not 1 <= amount < 2**63:
+        raise ValueError(f"{name} must be at least 1 byte, not {amount}")
+    return int(amount)
 
 
 def _attend(pool):

@@ -45,8 +45,18 @@ class Pool(PoolBase):
         context: multiprocessing.context.BaseContext | None = None,
         *,
         timeout: float | None = None,
+        memory_limit: float | str | None = None,
+        recycle_memory: float | str | None = None,
     ) -> None: ...
-    def apply(self, func: Callable[..., _T], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}) -> _T: ...
+    def apply(
+        self,
+        func: Callable[..., _T],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> _T: ...
     def apply_async(
         self,
         func: Callable[..., _T],
@@ -54,8 +64,19 @@ class Pool(PoolBase):
         kwds: Mapping[str, Any] = {},
         callback: Callable[[_T], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
     ) -> AsyncResult[_T]: ...
-    def map(self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int | None = None) -> list[_T]: ...
+    def map(
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int | None = None,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> list[_T]: ...
     def map_async(
         self,
         func: Callable[[_S], _T],
@@ -63,9 +84,18 @@ class Pool(PoolBase):
         chunksize: int | None = None,
         callback: Callable[[list[_T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
     ) -> MapResult[_T]: ...
     def starmap(
-        self, func: Callable[..., _T], iterable: Iterable[Iterable[Any]], chunksize: int | None = None
+        self,
+        func: Callable[..., _T],
+        iterable: Iterable[Iterable[Any]],
+        chunksize: int | None = None,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
     ) -> list[_T]: ...
     def starmap_async(
         self,
@@ -74,6 +104,9 @@ class Pool(PoolBase):
         chunksize: int | None = None,
         callback: Callable[[list[_T]], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
     ) -> MapResult[_T]: ...
     # Above a chunksize of one the result is, as in the standard library, an iterator without `next(timeout)`.
     @overload
@@ -84,10 +117,19 @@ class Pool(PoolBase):
         chunksize: Literal[1] = 1,
         *,
         buffersize: int | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
     ) -> IMapIterator[_T]: ...
     @overload
     def imap(
-        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int, *, buffersize: int | None = None
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int,
+        *,
+        buffersize: int | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
     ) -> Iterator[_T]: ...
     @overload
     def imap_unordered(
@@ -97,10 +139,19 @@ class Pool(PoolBase):
         chunksize: Literal[1] = 1,
         *,
         buffersize: int | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
     ) -> IMapUnorderedIterator[_T]: ...
     @overload
     def imap_unordered(
-        self, func: Callable[[_S], _T], iterable: Iterable[_S], chunksize: int, *, buffersize: int | None = None
+        self,
+        func: Callable[[_S], _T],
+        iterable: Iterable[_S],
+        chunksize: int,
+        *,
+        buffersize: int | None = None,
+        timeout: float | None = None,
+        priority: int = 0,
     ) -> Iterator[_T]: ...
     def close(self) -> None: ...
     def terminate(self) -> None: ...

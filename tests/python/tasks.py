@@ -864,3 +864,59 @@ def limit_memory_and_allocate(size):
         return len(bytearray(size))
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the caller stops.
+
+
+def announce_pid_and_sleep(path):
+    """Writes its process's number into the file, and sleeps."""
+    with open(path + ".new", "w", encoding="utf-8") as file:
+        file.write(str(os.getpid()))
+    os.rename(path + ".new", path)
+    sleep_forever()
+
+
+def recurse_and_sleep(depth=5):
+    if depth:
+        return recurse_and_sleep(depth - 1)
+    return sleep_forever()
+
+
+def clean_up_at_sigterm(path):
+    """Sleeps; when it is asked to end, notes that it has cleaned up."""
+
+    def clean_up(_number, _frame):
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("cleaned")
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, clean_up)
+    sleep_forever()
+
+
+def note_text(text):
+    os.write(_log_descriptor, text.encode() + b"\n")
+
+
+def hoard():
+    """Takes memory until somebody stops it."""
+    kept = []
+    while True:
+        kept.append(b"x" * (1 << 20))
+        time.sleep(0.001)
+
+
+def hoard_at_thirteen(x):
+    if x == 13:
+        hoard()
+    return x
+
+
+_leaked = []
+
+
+def leak(length_bytes):
+    _leaked.append(b"x" * length_bytes)
+    return os.getpid()

@@ -11,6 +11,7 @@ use pyo3::types::{PyIterator, PyList};
 
 use crate::codec::Reader;
 use crate::gil::GilCell;
+use crate::pool::Terms;
 use crate::raw::Raw;
 use crate::worker::outcome;
 
@@ -103,6 +104,8 @@ pub struct JobState {
     /// Callback and error callback, until they have run.
     pub calls: Option<Callbacks>,
     pub announced: bool,
+    /// Called when the result is there, or a stream's next item.
+    pub listeners: Vec<Py<PyAny>>,
     /// Callbacks are due or running: the result is not to be seen before they have ended.
     pub calls_running: bool,
 }
@@ -117,6 +120,7 @@ pub struct Job {
     pub chunk: Option<u32>,
     /// Items per chunk as multiprocessing would have it, for those who count chunks.
     pub usual_chunk: u32,
+    pub terms: Terms,
     pub task: String,
 }
 
@@ -124,6 +128,18 @@ impl JobState {
     /// Whether everything has come back.
     pub fn is_complete(&self) -> bool {
         self.total == Some(self.delivered)
+    }
+
+    /// Whether a stream's consumer would not have to wait.
+    pub fn has_next(&self) -> bool {
+        match &self.sink {
+            Sink::Stream { ready, .. } => {
+                matches!(ready.front(), Some(Some(_)))
+                    || self.is_complete() && !self.has_more()
+                    || self.abandoned && ready.is_empty()
+            }
+            Sink::List { .. } => self.is_complete(),
+        }
     }
 
     /// Whether there is more to send out.

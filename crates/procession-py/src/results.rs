@@ -27,6 +27,8 @@ use crate::worker::outcome;
 pub struct Calls {
     pub callback: Option<Py<PyAny>>,
     pub error_callback: Option<Py<PyAny>>,
+    /// Called without arguments when all that is over.
+    pub listeners: Vec<Py<PyAny>>,
 }
 
 /// How a call ended, as far as is known.
@@ -47,6 +49,8 @@ pub struct AsyncResult {
     job: Option<Arc<Job>>,
     /// The slot whose entry points here, plus one.
     slot: GilCell<u32>,
+    /// What cancels it, if its value comes from Python code.
+    canceller: GilCell<Option<Py<PyAny>>>,
 }
 
 /// The result of `map_async` and `starmap_async`.
@@ -61,7 +65,48 @@ impl AsyncResult {
             calls: GilCell::new(calls),
             job,
             slot: GilCell::new(0),
+            canceller: GilCell::new(None),
         }
+    }
+
+    pub fn set_canceller(&self, py: Python<'_>, canceller: Py<PyAny>) {
+        self.canceller.with(py, |c| *c = Some(canceller));
+    }
+
+    /// The slot that carries the task, if it has one.
+    pub fn slot(&self, py: Python<'_>) -> Option<u32> {
+        self.slot.with(py, |s| s.checked_sub(1))
+    }
+
+    /// Has this called when the result is there. False if it is.
+    fn listen(slf: &Bound<'_, Self>, listener: Py<PyAny>) -> PyResult<bool> {
+        let py = slf.py();
+        let this = slf.get();
+        if Self::ready(slf) {
+            return Ok(false);
+        }
+        let pool = this.pool.bind(py);
+        let core = pool.get().core()?;
+        if let Some(job) = &this.job {
+            core.listen_to_job(py, pool, job, listener);
+            return Ok(true);
+        }
+        let first = this.calls.with(py, |c| {
+            let first = c.is_none();
+            let calls = c.get_or_insert_with(|| {
+                Box::new(Calls {
+                    callback: None,
+                    error_callback: None,
+                    listeners: Vec::new(),
+                })
+            });
+            calls.listeners.push(listener);
+            first
+        });
+        if first {
+            core.hold(py, pool, slf);
+        }
+        Ok(true)
     }
 
     pub fn pending(pool: Py<PoolBase>, calls: Option<Box<Calls>>) -> Self {
@@ -206,11 +251,12 @@ impl AsyncResult {
     }
 
     /// The callback has run; what it raised takes the place of the result.
-    pub fn calls_are_done(&self, py: Python<'_>, raised: Option<PyErr>) {
+    pub fn calls_are_done(&self, py: Python<'_>, raised: Option<PyErr>) -> Vec<Py<PyAny>> {
         if let Some(e) = raised {
             self.fail(py, e);
         }
-        drop(self.calls.with(py, Option::take));
+        let calls = self.calls.with(py, Option::take);
+        calls.map(|c| c.listeners).unwrap_or_default()
     }
 
     fn is_ready(&self, py: Python<'_>) -> bool {
@@ -320,7 +366,11 @@ impl AsyncResult {
             if let Some(calls) = self.calls.peek() {
                 visit.call(&calls.callback)?;
                 visit.call(&calls.error_callback)?;
+                for listener in &calls.listeners {
+                    visit.call(listener)?;
+                }
             }
+            visit.call(self.canceller.peek())?;
         }
         Ok(())
     }
@@ -332,8 +382,77 @@ impl AsyncResult {
                 Outcome::Value(_) | Outcome::Error(_) => Some(std::mem::replace(o, Outcome::Pending)),
                 _ => None,
             });
-            drop(former);
+            let canceller = self.canceller.with(py, Option::take);
+            drop((former, canceller));
         });
+    }
+
+    /// Cancels the task: takes it back if no worker has begun it, else kills its worker. Then `get` raises `TaskCancelled`.
+    ///
+    /// Returns whether it was cancelled; false if its result was there already. Of a map, all that is not done is
+    /// cancelled, and the whole of it raises.
+    fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let py = slf.py();
+        let this = slf.get();
+        let pool = this.pool.bind(py);
+        let core = pool.get().core()?;
+        if Self::ready(slf) {
+            return Ok(false);
+        }
+        if let Some(canceller) = this.canceller.with(py, |c| c.as_ref().map(|c| c.clone_ref(py))) {
+            return canceller.call0(py)?.extract(py);
+        }
+        match &this.job {
+            Some(job) => Ok(core.cancel_job(py, job)),
+            None => Ok(core.cancel_one(py, slf, true)),
+        }
+    }
+
+    /// Cancels the task only if no worker has begun it.
+    fn _cancel_queued(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let py = slf.py();
+        let core = slf.get().pool.get().core()?;
+        Ok(!Self::ready(slf) && core.cancel_one(py, slf, false))
+    }
+
+    /// Whether a worker has the task now.
+    fn _is_running(&self, py: Python<'_>) -> PyResult<bool> {
+        let core = self.pool.get().core()?;
+        Ok(self.slot(py).is_some_and(|slot| core.is_claimed(slot)))
+    }
+
+    /// Has `listener` called, in the pool's helper thread, when the result is there. False if it is there already.
+    fn _listen(slf: &Bound<'_, Self>, listener: Py<PyAny>) -> PyResult<bool> {
+        Self::listen(slf, listener)
+    }
+
+    /// Gives a promised result: a value, or the error that the task raised. False if it has one already.
+    #[pyo3(signature = (value, error=None))]
+    fn _fulfil(slf: &Bound<'_, Self>, value: Py<PyAny>, error: Option<Bound<'_, PyAny>>) -> PyResult<bool> {
+        let py = slf.py();
+        let this = slf.get();
+        if !this.outcome.with(py, |o| matches!(o, Outcome::Pending)) {
+            return Ok(false);
+        }
+        drop(this.canceller.with(py, Option::take));
+        match error {
+            Some(error) => this.fail(py, PyErr::from_value(error)),
+            None => {
+                let _former = this
+                    .outcome
+                    .with(py, |o| std::mem::replace(o, Outcome::Value(value)));
+            }
+        }
+        let pool = this.pool.bind(py);
+        pool.get().core()?.is_fulfilled(py, pool, slf);
+        Ok(true)
+    }
+
+    fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        py.import("procession._aio")?
+            .call_method1("result_of", (slf,))?
+            .call_method0("__await__")
     }
 
     /// Items not yet done; only for results of `map_async`.
@@ -536,6 +655,43 @@ impl ImapBase {
     #[pyo3(signature = (timeout=None))]
     fn next(slf: &Bound<'_, Self>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Py<PyAny>> {
         Self::next_within(slf, timeout)
+    }
+
+    fn __aiter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __anext__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        slf.py()
+            .import("procession._aio")?
+            .call_method1("next_of", (slf,))
+    }
+
+    /// Cancels what is not done: those who run it are killed. After the results that are there, `next` raises
+    /// `TaskCancelled` once. Returns whether anything was left to cancel.
+    fn cancel(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let this = slf.get();
+        let pool = this.pool.bind(slf.py());
+        let core = pool.get().core()?;
+        core.collect(slf.py(), pool);
+        let cancelled = core.cancel_job(slf.py(), &this.job);
+        this.room.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        futex::wake(&this.room, 1);
+        Ok(cancelled)
+    }
+
+    /// Has `listener` called, in the pool's helper thread, when `next` need not wait. False if it need not wait now.
+    fn _listen(slf: &Bound<'_, Self>, listener: Py<PyAny>) -> PyResult<bool> {
+        let py = slf.py();
+        let this = slf.get();
+        let pool = this.pool.bind(py);
+        let core = pool.get().core()?;
+        core.collect(py, pool);
+        if this.job.state.with(py, |j| j.has_next()) {
+            return Ok(false);
+        }
+        core.listen_to_job(py, pool, &this.job, listener);
+        Ok(true)
     }
 
     /// What feeds this iterator, if its source needs a thread of its own.

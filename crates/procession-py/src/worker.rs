@@ -2,9 +2,10 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use procession::channel::{Channel, Idle, Slot, SLOT_INLINE_BYTES};
-use procession::os::time;
+use procession::os::{process, time};
 use procession::pool::worker::Worker;
 use procession::shm::{Block, Owner};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
@@ -15,6 +16,10 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::codec::{EncodeError, Encoder, Reader, Receiver};
 use crate::gil::GilCell;
+use crate::pool::os_error;
+
+/// How much longer than a task the first call of a function may take for what it imports.
+const MOST_FOR_IMPORTS: Duration = Duration::from_secs(30);
 
 /// What a slot's payload is, in the low bits of its kind.
 pub mod kind {
@@ -72,6 +77,27 @@ impl WorkerSeat {
     #[getter]
     fn pool_is_broken(&self) -> bool {
         self.channel.header().life.broken.load(Ordering::Relaxed) != 0
+    }
+
+    /// Finds a signal upon which the worker can write its stack down, and returns its number. Whoever installs a handler
+    /// that does so calls the one before, which says that it is done.
+    fn stack_signal(&self, py: Python<'_>) -> PyResult<i32> {
+        let seat = self
+            .worker
+            .with(py, |w| w.as_ref().map(Worker::seat))
+            .ok_or_else(|| PyRuntimeError::new_err("this worker has done its work"))?;
+        // A signal may come at any time, until the process is gone: so its memory stays until then.
+        let channel: &'static Channel = Box::leak(Box::new(self.channel.clone()));
+        process::answer_signal(&channel.seat(seat).stack_done).map_err(os_error)
+    }
+
+    /// Says that the worker writes its stack into this descriptor's file when it is sent this signal.
+    fn offer_stack(&self, py: Python<'_>, signal: i32, descriptor: u32) {
+        self.worker.with(py, |w| {
+            if let Some(worker) = w {
+                worker.offer_stack(signal, descriptor);
+            }
+        });
     }
 
     /// Says why the pool can have no workers, such as an initializer that raised.
@@ -280,12 +306,15 @@ impl Loop {
             .check(block)
             .filter(|b| u64::from(len) <= b.capacity())
             .ok_or_else(garbled)?;
+        // Modules are imported here, which may take longer than a task may.
+        self.worker.restart_clock(slot, MOST_FOR_IMPORTS);
         // SAFETY: the length fits into the block, which stays as it is for the pool's life.
         let function = unsafe { Reader::new(arena.start(block), len as usize) }.value(py, &self.receiver)?;
         if self.functions.len() <= number {
             self.functions.resize_with(number + 1, || None);
         }
         self.functions[number] = Some(function.clone().unbind());
+        self.worker.restart_clock(slot, Duration::ZERO);
         Ok(function)
     }
 

@@ -67,6 +67,8 @@ kinds! {
     DiedAtStart { process: String, status: ExitStatus } => "process {process} {status} before its task began: does main() call procession::init() in its first line?";
     WorkerDied { worker: String, pid: u32, status: ExitStatus, task: String } => "worker {worker} (pid {pid}) {status} while running {task}";
     TaskTimeout { task: String, pid: u32, elapsed: Duration, limit: Duration } => "task {task} was killed after {elapsed:.1?}: it may run for {limit:?} (worker pid {pid})";
+    MemoryLimit { task: String, pid: u32, peak_bytes: u64, limit_bytes: u64 } => "task {task} was killed at {peak_bytes} bytes of memory: a worker may have {limit_bytes} (worker pid {pid})";
+    TaskCancelled { task: String } => "task {task} was cancelled";
     TaskPanicked { task: String, message: String, location: String, backtrace: String } => "task {task} panicked at {location}: {message}";
     TaskArgument { task: String, reason: String } => "cannot encode or decode the argument of task {task}: {reason}";
     TaskResult { task: String, reason: String } => "cannot encode or decode the result of task {task}: {reason}";
@@ -127,6 +129,17 @@ impl Error {
         matches!(self.kind(), Kind::TaskTimeout { .. })
     }
 
+    /// Whether a task took more memory than a worker may have ([`PoolBuilder::memory_limit`](crate::PoolBuilder::memory_limit)),
+    /// so that its worker was killed.
+    pub fn is_memory_limit(&self) -> bool {
+        matches!(self.kind(), Kind::MemoryLimit { .. })
+    }
+
+    /// Whether a task was cancelled ([`AsyncResult::cancel`](crate::AsyncResult::cancel)).
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self.kind(), Kind::TaskCancelled { .. })
+    }
+
     /// Whether a task panicked.
     pub fn is_task_panicked(&self) -> bool {
         matches!(self.kind(), Kind::TaskPanicked { .. })
@@ -173,7 +186,9 @@ impl Error {
     /// The number of the worker that ran the task, if the error is about one that ended.
     pub fn worker_pid(&self) -> Option<u32> {
         match self.kind() {
-            Kind::WorkerDied { pid, .. } | Kind::TaskTimeout { pid, .. } => Some(*pid),
+            Kind::WorkerDied { pid, .. } | Kind::TaskTimeout { pid, .. } | Kind::MemoryLimit { pid, .. } => {
+                Some(*pid)
+            }
             _ => None,
         }
     }
@@ -183,6 +198,8 @@ impl Error {
         match self.kind() {
             Kind::WorkerDied { task, .. }
             | Kind::TaskTimeout { task, .. }
+            | Kind::MemoryLimit { task, .. }
+            | Kind::TaskCancelled { task }
             | Kind::TaskPanicked { task, .. }
             | Kind::TaskArgument { task, .. }
             | Kind::TaskResult { task, .. }

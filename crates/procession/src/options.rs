@@ -70,6 +70,11 @@ knobs! {
     tasks_per_worker: Option<u64> = None, "tasks", "no limit";
     /// How long a task (each item of a batch on its own) may run, before its worker is killed and the task fails.
     timeout: Option<Duration> = None, "time", "no limit";
+    /// How much memory of its own a worker may have, also in the midst of a task, before it is killed and the task fails.
+    /// What it inherited by its fork, and shared memory, do not count.
+    memory_limit: Option<u64> = None, "bytes", "no limit";
+    /// With how much memory of its own a worker is replaced by a fresh one, after the task that it runs.
+    recycle_memory: Option<u64> = None, "bytes", "no limit";
     /// How long the batches are to run that `map` and `imap` make of short tasks.
     batch_time: Duration = Duration::from_micros(400), "time", "0.4 ms";
     /// How many items `imap` and `imap_unordered` read ahead of what was taken from them.

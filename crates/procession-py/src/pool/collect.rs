@@ -152,11 +152,23 @@ impl Core {
     }
 
     pub(super) fn finish_job(&self, py: Python<'_>, i: &mut Inner, job: &Arc<Job>) {
-        let (due, complete) = job.state.with(py, |j| {
+        let (due, complete, woken) = job.state.with(py, |j| {
             let complete = j.is_complete();
-            let due = complete && j.calls.is_some() && !std::mem::replace(&mut j.announced, true);
-            (due, complete)
+            if matches!(j.sink, Sink::Stream { .. }) {
+                let woken = if !j.listeners.is_empty() && j.has_next() {
+                    std::mem::take(&mut j.listeners)
+                } else {
+                    Vec::new()
+                };
+                return (false, complete, woken);
+            }
+            let wanted = j.calls.is_some() || !j.listeners.is_empty();
+            let due = complete && wanted && !std::mem::replace(&mut j.announced, true);
+            (due, complete, Vec::new())
         });
+        if !woken.is_empty() {
+            i.due.push_back(Due::Wake(woken));
+        }
         if due {
             i.due.push_back(Due::Job(job.clone()));
         }
@@ -177,13 +189,24 @@ impl Core {
         let (next, limit) = s.range();
         let (begin, items) = (i.entries[slot as usize].begin, i.entries[slot as usize].items);
         let (next, limit) = (next.clamp(begin, items), limit.min(items));
-        let finished = s.finished.load(Ordering::Acquire).clamp(begin, next);
         let kind = s.kind.load(Ordering::Relaxed);
         let is_map = matches!(kind & kind::MASK, kind::MAP | kind::STARMAP);
+        // Of a single item, the result is out when the slot is done, not when its counter says so.
+        let finished = match is_map && items - begin > 1 {
+            true => s.finished.load(Ordering::Acquire).clamp(begin, next),
+            false => begin,
+        };
+        if matches!(i.entries[slot as usize].target, Target::Abandoned) {
+            self.free_arguments(i, slot);
+            self.channel.vacate(slot);
+            i.entries[slot as usize].target = Target::Vacant;
+            i.dispatcher.return_slot(slot);
+            return;
+        }
         if next == begin {
             // It had not begun: another worker runs it.
             self.channel.vacate(slot);
-            i.dispatcher.publish(slot);
+            i.dispatcher.publish_again(slot);
             i.dispatcher.flush();
             return;
         }
@@ -194,7 +217,13 @@ impl Core {
         } else {
             begin
         };
-        let readable = function.is_some() && (finished == victim);
+        let intact = s.finished.load(Ordering::Relaxed) == victim;
+        let readable = function.is_some() && finished == victim && intact;
+        let limit_ms = s.timeout_ms.load(Ordering::Relaxed);
+        let stack = match loss.killed {
+            Seat::NOT_KILLED => String::new(),
+            _ => i.dispatcher.stack_of(&loss),
+        };
         let arguments = readable
             .then(|| {
                 view(
@@ -220,7 +249,7 @@ impl Core {
                     if let Some((bytes, _)) = found {
                         // The block is still the dead worker's and will be swept: what is needed is copied.
                         let seat = match self.channel.slot_state(slot) {
-                            SlotState::Claimed(seat, _) => Owner::seat(seat),
+                            SlotState::Claimed(seat, _) | SlotState::Doomed(seat, _) => Owner::seat(seat),
                             _ => Owner::CALLER,
                         };
                         job.state.with(py, |j| {
@@ -239,6 +268,8 @@ impl Core {
                     lost.push(Lost {
                         target: LostTarget::Job(job.clone(), first + u64::from(finished)),
                         loss,
+                        limit_ms,
+                        stack,
                         function,
                         arguments,
                     });
@@ -255,7 +286,7 @@ impl Core {
                     s.finished.store(next, Ordering::Relaxed);
                     s.result_block.store(Block::NONE, Ordering::Relaxed);
                     s.result_len.store(0, Ordering::Relaxed);
-                    i.dispatcher.publish(slot);
+                    i.dispatcher.publish_again(slot);
                     i.dispatcher.flush();
                     return;
                 }
@@ -272,6 +303,8 @@ impl Core {
                 lost.push(Lost {
                     target: LostTarget::One(result.unbind()),
                     loss,
+                    limit_ms,
+                    stack,
                     function,
                     arguments,
                 });
@@ -281,6 +314,8 @@ impl Core {
                 lost.push(Lost {
                     target: LostTarget::One(result),
                     loss,
+                    limit_ms,
+                    stack,
                     function,
                     arguments,
                 });
@@ -367,12 +402,26 @@ impl Core {
         let task = self.describe(py, &lost);
         let name = self.worker_name(lost.loss.number);
         let loss = lost.loss;
-        let error = if loss.timed_out {
-            let elapsed = (procession::os::time::monotonic_ns() - loss.started_ns) as f64 / 1e9;
-            let limit = f64::from(self.timeout_ms) / 1e3;
-            errors(py, "task_timeout", (name, loss.pid, task, elapsed, limit))
-        } else {
-            errors(py, "worker_died", (name, loss.pid, loss.exit_code, task))
+        let error = match loss.killed {
+            Seat::KILLED_FOR_TIME => {
+                let elapsed = loss.elapsed().as_secs_f64();
+                let limit = f64::from(lost.limit_ms) / 1e3;
+                let facts = (name, loss.pid, task, elapsed, limit, &lost.stack);
+                errors(py, "task_timeout", facts)
+            }
+            Seat::KILLED_FOR_MEMORY => {
+                let facts = (
+                    name,
+                    loss.pid,
+                    task,
+                    loss.peak_bytes,
+                    self.memory_limit,
+                    &lost.stack,
+                );
+                errors(py, "memory_limit_exceeded", facts)
+            }
+            Seat::KILLED_BY_CANCEL => errors(py, "task_cancelled", (task,)),
+            _ => errors(py, "worker_died", (name, loss.pid, loss.exit_code, task)),
         };
         match lost.target {
             LostTarget::One(result) => self.fail_one(py, result, error),

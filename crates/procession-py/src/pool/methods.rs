@@ -13,12 +13,16 @@ impl PoolBase {
     }
 
     /// Makes the shared memory of a pool of this many workers. Times are in milliseconds, 0 is no limit.
-    #[pyo3(signature = (workers, tasks_per_worker, timeout_ms, name_prefix, first_number))]
+    /// Memory is in bytes, 0 is no limit.
+    #[pyo3(signature = (workers, tasks_per_worker, timeout_ms, memory_limit, recycle_memory, name_prefix, first_number))]
+    #[allow(clippy::too_many_arguments)]
     fn _open(
         &self,
         workers: u32,
         tasks_per_worker: u64,
         timeout_ms: u32,
+        memory_limit: u64,
+        recycle_memory: u64,
         name_prefix: String,
         first_number: u64,
     ) -> PyResult<()> {
@@ -33,6 +37,8 @@ impl PoolBase {
         life.workers.store(workers, Ordering::Relaxed);
         life.tasks_per_worker.store(tasks_per_worker, Ordering::Relaxed);
         life.shortest_timeout_ms.store(timeout_ms, Ordering::Relaxed);
+        life.memory_limit.store(memory_limit, Ordering::Relaxed);
+        life.recycle_memory.store(recycle_memory, Ordering::Relaxed);
         let dispatcher = Dispatcher::new(channel.clone());
         let results = Event::new().map_err(os_error)?;
         let caller = process::pidfd_open(std::process::id())
@@ -69,6 +75,7 @@ impl PoolBase {
             waiting: AtomicU32::new(0),
             workers,
             timeout_ms,
+            memory_limit,
             names: (name_prefix, first_number),
             caller,
             child_end: Mutex::new(None),
@@ -161,8 +168,13 @@ impl PoolBase {
     }
 
     /// Calls `func(*args, **kwds)` in a worker; returns an `AsyncResult` at once.
-    #[pyo3(signature = (func, args=Given::Nothing, kwds=Given::Nothing, callback=None, error_callback=None))]
-    #[pyo3(text_signature = "($self, func, args=(), kwds={}, callback=None, error_callback=None)")]
+    ///
+    /// `timeout` and `priority` are as in `Pool.apply_async`.
+    #[pyo3(signature = (func, args=Given::Nothing, kwds=Given::Nothing, callback=None, error_callback=None, *, timeout=None, priority=0))]
+    #[pyo3(
+        text_signature = "($self, func, args=(), kwds={}, callback=None, error_callback=None, *, timeout=None, priority=0)"
+    )]
+    #[allow(clippy::too_many_arguments)]
     fn apply_async<'py>(
         slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
@@ -170,13 +182,17 @@ impl PoolBase {
         kwds: Given<'py>,
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
+        timeout: Option<&Bound<'py, PyAny>>,
+        priority: i32,
     ) -> PyResult<Bound<'py, AsyncResult>> {
         let py = slf.py();
         let core = slf.get().open_core()?;
+        let terms = core.terms(timeout, priority)?;
         let calls = (callback.is_some() || error_callback.is_some()).then(|| {
             Box::new(Calls {
                 callback,
                 error_callback,
+                listeners: Vec::new(),
             })
         });
         let has_calls = calls.is_some();
@@ -221,23 +237,27 @@ impl PoolBase {
         let submitted = if queue_first {
             Err(EncodeError::Full)
         } else {
-            core.submit(py, func, &arguments, keywords.as_ref(), &result)
+            core.submit(py, func, &arguments, keywords.as_ref(), &result, terms)
         };
         match submitted {
             Ok(()) => {}
             Err(EncodeError::Full) => {
                 let queued = Queued {
+                    terms,
                     result: result.clone().unbind(),
                     function: func.clone().unbind(),
                     arguments: arguments.unbind(),
                     keywords: keywords.map(Bound::unbind),
                 };
-                core.inner.with(py, |i| i.backlog.push_back(queued));
+                core.inner.with(py, |i| {
+                    let place = i.backlog.partition_point(|q| q.terms.priority >= priority);
+                    i.backlog.insert(place, queued);
+                });
                 core.collect(py, slf);
             }
             Err(EncodeError::Python(e)) => core.fail_one(py, result.clone().unbind(), e),
         }
-        if has_calls {
+        if has_calls || core.inner.with(py, |i| i.dispatcher.has_queue()) {
             core.see_to_helper(py, slf);
         } else if core
             .inner
@@ -255,19 +275,22 @@ impl PoolBase {
     }
 
     /// Calls `func(*args, **kwds)` in a worker and returns its result.
-    #[pyo3(signature = (func, args=Given::Nothing, kwds=Given::Nothing))]
-    #[pyo3(text_signature = "($self, func, args=(), kwds={})")]
+    #[pyo3(signature = (func, args=Given::Nothing, kwds=Given::Nothing, *, timeout=None, priority=0))]
+    #[pyo3(text_signature = "($self, func, args=(), kwds={}, *, timeout=None, priority=0)")]
     fn apply<'py>(
         slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         args: Given<'py>,
         kwds: Given<'py>,
+        timeout: Option<&Bound<'py, PyAny>>,
+        priority: i32,
     ) -> PyResult<Py<PyAny>> {
-        let result = Self::apply_async(slf, func, args, kwds, None, None)?;
+        let result = Self::apply_async(slf, func, args, kwds, None, None, timeout, priority)?;
         AsyncResult::get_value(&result, None)
     }
 
-    #[pyo3(signature = (func, iterable, chunksize, callback, error_callback, star))]
+    #[pyo3(signature = (func, iterable, chunksize, callback, error_callback, star, timeout, priority))]
+    #[allow(clippy::too_many_arguments)]
     fn _map_async<'py>(
         slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
@@ -276,8 +299,20 @@ impl PoolBase {
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
         star: bool,
+        timeout: Option<&Bound<'py, PyAny>>,
+        priority: i32,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (job, result) = Self::start_map(slf, func, iterable, chunksize, callback, error_callback, star)?;
+        let terms = slf.get().core()?.terms(timeout, priority)?;
+        let (job, result) = Self::start_map(
+            slf,
+            func,
+            iterable,
+            chunksize,
+            callback,
+            error_callback,
+            star,
+            terms,
+        )?;
         let core = slf.get().core()?;
         if let Some(job) = job {
             core.leave_unattended(slf.py(), slf, &job);
@@ -285,21 +320,25 @@ impl PoolBase {
         Ok(result)
     }
 
-    #[pyo3(signature = (func, iterable, chunksize, star))]
+    #[pyo3(signature = (func, iterable, chunksize, star, timeout, priority))]
     fn _map<'py>(
         slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
         iterable: &Bound<'py, PyAny>,
         chunksize: Option<&Bound<'py, PyAny>>,
         star: bool,
+        timeout: Option<&Bound<'py, PyAny>>,
+        priority: i32,
     ) -> PyResult<Py<PyAny>> {
-        let (_, result) = Self::start_map(slf, func, iterable, chunksize, None, None, star)?;
+        let terms = slf.get().core()?.terms(timeout, priority)?;
+        let (_, result) = Self::start_map(slf, func, iterable, chunksize, None, None, star, terms)?;
         let result = result.cast_into::<AsyncResult>()?;
         AsyncResult::get_value(&result, None)
     }
 
     /// Begins a lazy map; returns the iterator over its results.
-    #[pyo3(signature = (func, iterable, chunksize, buffersize, ordered, star))]
+    #[pyo3(signature = (func, iterable, chunksize, buffersize, ordered, star, timeout, priority))]
+    #[allow(clippy::too_many_arguments)]
     fn _imap<'py>(
         slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
@@ -308,9 +347,12 @@ impl PoolBase {
         buffersize: Option<u64>,
         ordered: bool,
         star: bool,
+        timeout: Option<&Bound<'py, PyAny>>,
+        priority: i32,
     ) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let core = slf.get().open_core()?;
+        let terms = core.terms(timeout, priority)?;
         let source = iterable.try_iter()?;
         let fed_by_thread = !is_quick_iterator(&source);
         let buffer = buffersize.unwrap_or_else(|| {
@@ -332,6 +374,7 @@ impl PoolBase {
             None,
             sink,
             None,
+            terms,
         )?;
         job.state.with(py, |j| j.fed_by_thread = fed_by_thread);
         let iterator = crate::results::ImapBase::new(slf.clone().unbind(), job.clone(), fed_by_thread);
@@ -342,6 +385,34 @@ impl PoolBase {
         }
         core.refuse_if_over(py);
         Ok(iterator)
+    }
+
+    /// Cancels all that is queued or running; returns how many calls that were (a map counts as one). The pool goes on.
+    fn cancel(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        let core = slf.get().core()?;
+        Ok(core.cancel_all(slf.py(), slf))
+    }
+
+    /// A result that Python code will give: see `ApplyResult._fulfil`. `canceller` is called to cancel it.
+    #[pyo3(signature = (callback, error_callback, canceller))]
+    fn _promise<'py>(
+        slf: &Bound<'py, Self>,
+        callback: Option<Py<PyAny>>,
+        error_callback: Option<Py<PyAny>>,
+        canceller: Py<PyAny>,
+    ) -> PyResult<Bound<'py, AsyncResult>> {
+        let py = slf.py();
+        let core = slf.get().open_core()?;
+        let calls = Some(Box::new(Calls {
+            callback,
+            error_callback,
+            listeners: Vec::new(),
+        }));
+        let result = Bound::new(py, AsyncResult::pending(slf.clone().unbind(), calls))?;
+        result.get().set_canceller(py, canceller);
+        core.inner.with(py, |i| i.callbacks_outstanding += 1);
+        core.see_to_helper(py, slf);
+        Ok(result)
     }
 
     /// Takes no more work.
@@ -429,6 +500,7 @@ impl PoolBase {
         let (callback, argument, task_error) = match &due {
             Due::One(result) => result.get().due_call(py),
             Due::Job(job) => due_job_call(py, job),
+            Due::Wake(_) => (None, None, None),
         };
         let token = DueCall {
             pool: slf.clone().unbind(),
@@ -468,16 +540,23 @@ impl DueCall {
         if let (Some(raised), Some(task_error)) = (&raised, &self.task_error) {
             crate::results::in_context_of(py, raised, task_error);
         }
-        match &self.due {
+        let listeners = match &self.due {
             Due::One(result) => result.get().calls_are_done(py, raised),
             Due::Job(job) => job.state.with(py, |j| {
                 if let Some(raised) = raised {
                     j.fail_whole(raised);
                 }
                 j.calls_running = false;
+                std::mem::take(&mut j.listeners)
             }),
-        }
+            Due::Wake(listeners) => listeners.iter().map(|l| l.clone_ref(py)).collect(),
+        };
         self.pool.get().core()?.due_is_done(py);
+        for listener in listeners {
+            if let Err(e) = listener.call0(py) {
+                e.write_unraisable(py, Some(listener.bind(py)));
+            }
+        }
         Ok(())
     }
 }
@@ -492,6 +571,7 @@ impl PoolBase {
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
         star: bool,
+        terms: Terms,
     ) -> PyResult<(Option<Arc<Job>>, Bound<'py, PyAny>)> {
         let py = slf.py();
         let core = slf.get().open_core()?;
@@ -541,10 +621,11 @@ impl PoolBase {
         let total = Some(length as u64);
         let job = match source.try_iter() {
             Ok(iterator) => {
-                core.new_job(py, func, kind, chunk, Some(iterator.unbind()), total, sink, calls)?
+                let source = Some(iterator.unbind());
+                core.new_job(py, func, kind, chunk, source, total, sink, calls, terms)?
             }
             Err(e) => {
-                let job = core.new_job(py, func, kind, chunk, None, Some(1), sink, calls)?;
+                let job = core.new_job(py, func, kind, chunk, None, Some(1), sink, calls, terms)?;
                 job.state.with(py, |j| {
                     j.pulled = 1;
                     j.fail_item(0, e);

@@ -28,6 +28,7 @@ use crate::raw::{errors, Raw};
 use crate::results::{AsyncResult, Calls};
 use crate::worker::kind;
 
+mod cancel;
 mod collect;
 mod life;
 mod methods;
@@ -91,8 +92,18 @@ struct Known {
     cost_ns: f32,
 }
 
+/// What was chosen for one call.
+#[derive(Debug, Clone, Copy)]
+pub struct Terms {
+    /// How long an item may run, in milliseconds; 0 for ever.
+    pub timeout_ms: u32,
+    /// Higher ones go first.
+    pub priority: i32,
+}
+
 /// A call that found no slot.
 struct Queued {
+    terms: Terms,
     result: Py<AsyncResult>,
     function: Py<PyAny>,
     arguments: Py<PyTuple>,
@@ -103,6 +114,8 @@ struct Queued {
 pub enum Due {
     One(Py<AsyncResult>),
     Job(Arc<Job>),
+    /// Those who wait for a stream's next item.
+    Wake(Vec<Py<PyAny>>),
 }
 
 struct Inner {
@@ -138,6 +151,8 @@ enum Over {
 struct Lost {
     target: LostTarget,
     loss: Loss,
+    limit_ms: u32,
+    stack: String,
     function: Option<u32>,
     arguments: Option<(u32, Vec<u8>)>,
 }
@@ -160,6 +175,7 @@ pub struct Core {
     waiting: AtomicU32,
     workers: u32,
     timeout_ms: u32,
+    memory_limit: u64,
     names: (String, u64),
     caller: OwnedFd,
     child_end: Mutex<Option<OwnedFd>>,

@@ -32,6 +32,7 @@ impl Core {
                 queued.arguments.bind(py),
                 keywords.as_ref(),
                 result,
+                queued.terms,
             );
             match done {
                 Ok(()) => {}
@@ -221,6 +222,7 @@ impl Core {
                     batch.items,
                     target,
                     large_bytes,
+                    job.terms,
                 );
                 job.state.with(py, |j| {
                     j.in_flight += 1;

@@ -102,6 +102,7 @@ impl Core {
         items: u32,
         target: Target,
         large_bytes: u64,
+        terms: Terms,
     ) {
         let s = self.channel.slot(slot);
         let block = match place {
@@ -114,7 +115,7 @@ impl Core {
         };
         s.kind.store(kind, Ordering::Relaxed);
         s.function.store(function, Ordering::Relaxed);
-        s.timeout_ms.store(self.timeout_ms, Ordering::Relaxed);
+        s.timeout_ms.store(terms.timeout_ms, Ordering::Relaxed);
         s.payload_len.store(bytes.len() as u64, Ordering::Relaxed);
         s.payload_block.store(block, Ordering::Relaxed);
         s.result_block.store(Block::NONE, Ordering::Relaxed);
@@ -137,7 +138,7 @@ impl Core {
             large_bytes,
         };
         inner.large_bytes += large_bytes;
-        inner.dispatcher.publish(slot);
+        inner.dispatcher.publish_with_priority(slot, terms.priority);
     }
 
     /// Encodes one call and publishes it; `Full` if there is no room now.
@@ -148,6 +149,7 @@ impl Core {
         arguments: &Bound<'_, PyTuple>,
         keywords: Option<&Bound<'_, PyDict>>,
         result: &Bound<'_, AsyncResult>,
+        terms: Terms,
     ) -> Result<(), EncodeError> {
         let number = self.function_number(py, function)?;
         let mut encoder = self.encoder(py);
@@ -189,10 +191,10 @@ impl Core {
             let Some(slot) = i.dispatcher.take_slot() else {
                 return false;
             };
+            result.get().set_slot(slot);
             let target = if held {
                 Target::Held(result.clone().unbind())
             } else {
-                result.get().set_slot(slot);
                 Target::One(result.as_ptr())
             };
             self.publish(
@@ -206,6 +208,7 @@ impl Core {
                 1,
                 target,
                 large_bytes,
+                terms,
             );
             i.dispatcher.flush();
             i.submissions = i.submissions.wrapping_add(1);
@@ -238,6 +241,25 @@ impl Core {
 }
 
 impl Core {
+    /// What holds for a call that says this.
+    pub(super) fn terms(&self, timeout: Option<&Bound<'_, PyAny>>, priority: i32) -> PyResult<Terms> {
+        let timeout_ms = match timeout {
+            None => self.timeout_ms,
+            Some(timeout) => {
+                let limit_ms = limit_ms(timeout)?;
+                let shortest = &self.channel.header().life.shortest_timeout_ms;
+                let known = shortest.load(Ordering::Relaxed);
+                if limit_ms != 0 && (known == 0 || limit_ms < known) {
+                    // The supervisor looks at deadlines in time only if it knows how short they may be.
+                    shortest.store(limit_ms, Ordering::Relaxed);
+                    self.tell(order::LOOK);
+                }
+                limit_ms
+            }
+        };
+        Ok(Terms { timeout_ms, priority })
+    }
+
     pub(super) fn place_always(&self, bytes: &[u8]) -> Result<Block, EncodeError> {
         let block = self
             .channel
@@ -268,6 +290,7 @@ impl Core {
         total: Option<u64>,
         sink: Sink,
         calls: Option<Callbacks>,
+        terms: Terms,
     ) -> PyResult<Arc<Job>> {
         // A function that cannot be pickled fails each item, as in multiprocessing, not this call.
         let number = self.function_number(py, func).unwrap_or(None);
@@ -295,6 +318,7 @@ impl Core {
             calls,
             announced: false,
             calls_running: has_calls,
+            listeners: Vec::new(),
         };
         let usual = total
             .unwrap_or(0)
@@ -306,6 +330,7 @@ impl Core {
             function,
             chunk,
             usual_chunk: usual,
+            terms,
             task: name_of(func),
         }))
     }

@@ -116,6 +116,28 @@ pub fn duration(timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Option<Duration>
     }
 }
 
+/// A limit on how long a task may run, in milliseconds: at least one, 0 for none.
+pub(super) fn limit_ms(timeout: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let seconds: f64 = timeout.extract().map_err(|_| {
+        PyTypeError::new_err(format!(
+            "timeout must be a number of seconds or None, not {}",
+            type_name(timeout)
+        ))
+    })?;
+    if seconds.is_nan() || seconds <= 0.0 {
+        return Err(PyValueError::new_err(
+            "timeout must be a positive number of seconds or None",
+        ));
+    }
+    // Beyond some weeks it is no limit.
+    let ms = (seconds * 1e3).round();
+    Ok(if ms >= f64::from(u32::MAX) {
+        0
+    } else {
+        ms.max(1.0) as u32
+    })
+}
+
 pub(super) fn timeout_error(py: Python<'_>) -> PyErr {
     match py
         .import("multiprocessing")

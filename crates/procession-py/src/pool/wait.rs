@@ -8,6 +8,7 @@ impl Core {
             i.callbacks_outstanding > 0
                 || !i.due.is_empty()
                 || !i.backlog.is_empty()
+                || i.dispatcher.has_queue()
                 || i.jobs
                     .iter()
                     .any(|j| j.state.with(py, |s| s.has_more() && !s.fed_by_thread))
@@ -16,7 +17,10 @@ impl Core {
 
     pub(super) fn see_to_helper(&self, py: Python<'_>, pool: &Bound<'_, PoolBase>) {
         let start = self.inner.with(py, |i| {
-            let needed = i.callbacks_outstanding > 0 || !i.due.is_empty() || !i.backlog.is_empty();
+            let needed = i.callbacks_outstanding > 0
+                || !i.due.is_empty()
+                || !i.backlog.is_empty()
+                || i.dispatcher.has_queue();
             needed && !std::mem::replace(&mut i.helper_runs, true)
         });
         if start && pool.call_method0(intern!(py, "_start_helper")).is_err() {

@@ -8,7 +8,7 @@ use crate::shm::ArenaPlan;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"processn");
 /// Raised with every change of the layout or the protocol.
-const ABI: u32 = 1;
+const ABI: u32 = 2;
 /// How many functions can be told apart.
 pub const FUNCTIONS: u32 = 1 << 16;
 /// The bytes of a task or result that fit into its slot.
@@ -138,6 +138,8 @@ pub struct CallerWords {
     pub sleeping: AtomicU32,
     /// The CPU that the caller was last seen on, plus one.
     pub cpu: AtomicU32,
+    /// 1 while tasks wait in the caller by priority: then it is to be woken for each result.
+    pub one_by_one: AtomicU32,
     /// Results to be published before the sleeping caller is woken: a hint that keeps a burst from waking it each time.
     pub countdown: AtomicI64,
 }
@@ -168,6 +170,10 @@ pub struct LifeWords {
     pub started: AtomicU32,
     /// Tasks a worker runs before it is replaced; 0 for no limit.
     pub tasks_per_worker: AtomicU64,
+    /// Bytes of memory of its own that a worker may have, also in the midst of a task; 0 for no limit.
+    pub memory_limit: AtomicU64,
+    /// Bytes of memory of its own with which a worker is replaced after a task; 0 for no limit.
+    pub recycle_memory: AtomicU64,
 }
 
 impl Header {
@@ -239,6 +245,22 @@ pub struct Seat {
     pub started_ns: AtomicU64,
     /// Items finished.
     pub items_done: AtomicU64,
+    /// When the worker's end was noticed, in nanoseconds of the monotonic clock.
+    pub ended_ns: AtomicU64,
+    /// Private memory that it had from its birth, in bytes: not its own doing.
+    pub inherited_bytes: AtomicU64,
+    /// The most memory of its own that was seen, in bytes.
+    pub peak_bytes: AtomicU64,
+    /// The signal upon which the worker writes its stack down; 0 if it does not.
+    pub stack_signal: AtomicU32,
+    /// The descriptor, in the worker, of the file where it does.
+    pub stack_fd: AtomicU32,
+    /// 1 when it has done so.
+    pub stack_done: AtomicU32,
+    /// The block of the caller's with the stack of a worker that was killed; 0 if there is none.
+    pub stack_block: AtomicU32,
+    /// The stack's length in bytes.
+    pub stack_len: AtomicU32,
     /// Results published in the seat's ring; the only word that says so.
     pub produced: Apart<AtomicU64>,
 }
@@ -257,6 +279,10 @@ impl Seat {
     pub const NOT_KILLED: u32 = 0;
     /// Its task ran beyond the limit.
     pub const KILLED_FOR_TIME: u32 = 1;
+    /// It took more memory than one may.
+    pub const KILLED_FOR_MEMORY: u32 = 2;
+    /// Its task was cancelled.
+    pub const KILLED_BY_CANCEL: u32 = 3;
 
     /// The deadline word while the supervisor kills the worker for it: a task that ends now ends too late.
     pub const DOOMED: u64 = u64::MAX;

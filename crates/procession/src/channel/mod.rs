@@ -26,6 +26,8 @@ pub enum SlotState {
     Claimed(u32, u64),
     /// Finished by the worker in this seat; the result lies in the slot.
     Done(u32, u64),
+    /// Being worked on by the worker in this seat, which is to be killed for it: nothing of it counts any more.
+    Doomed(u32, u64),
     /// Not a state that anyone writes.
     Corrupt,
 }
@@ -35,6 +37,7 @@ const POSITION_MASK: u64 = (1 << POSITION_BITS) - 1;
 const READY: u64 = 1;
 const CLAIMED: u64 = 2;
 const DONE: u64 = 3;
+const DOOMED: u64 = 4;
 
 impl SlotState {
     fn pack(self) -> u64 {
@@ -46,6 +49,7 @@ impl SlotState {
             SlotState::Ready(p) => word(READY, 0, p),
             SlotState::Claimed(w, p) => word(CLAIMED, w, p),
             SlotState::Done(w, p) => word(DONE, w, p),
+            SlotState::Doomed(w, p) => word(DOOMED, w, p),
             SlotState::Corrupt => u64::MAX,
         }
     }
@@ -57,6 +61,7 @@ impl SlotState {
             READY => SlotState::Ready(position),
             CLAIMED => SlotState::Claimed(seat, position),
             DONE => SlotState::Done(seat, position),
+            DOOMED => SlotState::Doomed(seat, position),
             _ => SlotState::Corrupt,
         }
     }
@@ -273,6 +278,16 @@ impl Channel {
         cells.saturating_sub(used())
     }
 
+    /// How many tasks the ring holds that look unclaimed.
+    pub fn unclaimed(&self) -> u64 {
+        self.help_tail();
+        let header = self.header();
+        header
+            .head
+            .load(Ordering::Relaxed)
+            .saturating_sub(header.tail.load(Ordering::Relaxed))
+    }
+
     /// Takes an unclaimed slot back; true if no worker has it and none will.
     pub fn take_back(&self, slot: u32) -> bool {
         let s = self.slot(slot);
@@ -281,6 +296,29 @@ impl Channel {
             && s.state
                 .compare_exchange(word, 0, Ordering::AcqRel, Ordering::Relaxed)
                 .is_ok()
+    }
+
+    /// Condemns the worker that has this slot: it can publish nothing any more, and waits to be killed. True if one has it.
+    ///
+    /// As the worker publishes by the same compare-and-swap, either its result counts or the kill does, never both.
+    pub fn doom(&self, slot: u32) -> bool {
+        let s = self.slot(slot);
+        let word = s.state.load(Ordering::Acquire);
+        let SlotState::Claimed(seat, position) = SlotState::unpack(word) else {
+            return false;
+        };
+        let doomed = SlotState::Doomed(seat, position).pack();
+        s.state
+            .compare_exchange(word, doomed, Ordering::AcqRel, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// The slot for which the worker in `seat` is condemned, if it is.
+    pub fn doomed_slot(&self, seat: u32) -> Option<u32> {
+        let slot = self.seat(seat).current.load(Ordering::Acquire).checked_sub(1)?;
+        let is_its = slot < self.plan.geometry.slots
+            && matches!(self.slot_state(slot), SlotState::Doomed(by, _) if by == seat);
+        is_its.then_some(slot)
     }
 
     /// The state of a slot.
@@ -388,7 +426,7 @@ impl Channel {
         let s = self.slot(slot);
         let claimed = s.state.load(Ordering::Relaxed);
         let SlotState::Claimed(owner, position) = SlotState::unpack(claimed) else {
-            return false;
+            return self.wait_if_doomed(seat, slot);
         };
         if owner != seat {
             return false;
@@ -400,7 +438,7 @@ impl Channel {
             .compare_exchange(claimed, done, Ordering::Release, Ordering::Relaxed)
             .is_err()
         {
-            return false;
+            return self.wait_if_doomed(seat, slot);
         }
         crate::crash_point!("publish-between");
         let produced = me.produced.load(Ordering::Relaxed);
@@ -412,6 +450,15 @@ impl Channel {
         // Sync point *caller sleeps*: pairs with the fence in `prepare_caller_sleep`.
         fence(Ordering::SeqCst);
         self.header().caller.sleeping.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whose slot is doomed must not begin another one: the supervisor is about to kill it for this one.
+    #[cold]
+    fn wait_if_doomed(&self, seat: u32, slot: u32) -> bool {
+        while matches!(self.slot_state(slot), SlotState::Doomed(by, _) if by == seat) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        false
     }
 
     /// The owner that stands for the worker in `seat`.

@@ -257,7 +257,10 @@ impl Channel {
     /// The caller is about to sleep until `results` more results are there. It must look once more before it does.
     pub fn prepare_caller_sleep(&self, results: i64) {
         let caller = &self.header().caller;
-        caller.countdown.store(results, Ordering::Relaxed);
+        let one_by_one = caller.one_by_one.load(Ordering::Relaxed) != 0;
+        caller
+            .countdown
+            .store(if one_by_one { 1 } else { results }, Ordering::Relaxed);
         caller.sleeping.store(1, Ordering::SeqCst);
         // Sync point *caller sleeps*: pairs with the fence in `complete`. Either the worker sees the flag, or the
         // caller's last look sees the result.

@@ -8,6 +8,7 @@ mod cpus;
 mod exit_status;
 mod proc_stat;
 mod signals;
+mod stack_signal;
 
 use rustix::event::{poll, PollFd, PollFlags};
 use std::ffi::OsStr;
@@ -25,6 +26,8 @@ pub use signals::{
     block_all_signals, clear_signal_mask, has_signal_handler, ignore_signal, install_noop_handler,
     restore_signal_mask, set_signal_default, signal_name, SignalMask,
 };
+
+pub use stack_signal::answer_signal;
 
 pub use libc::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM};
 
@@ -159,6 +162,18 @@ pub fn pidfd_send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
 pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
     // SAFETY: no pointers; `raw_pid` keeps 0 and -1 (everybody) out.
     check(unsafe { libc::kill(raw_pid(pid)?, signal) }.into())?;
+    Ok(())
+}
+
+/// As [`kill`], but the process's first thread gets the signal, whichever others might take it.
+///
+/// # Errors
+///
+/// As [`kill`].
+pub fn kill_main_thread(pid: u32, signal: i32) -> io::Result<()> {
+    let number = raw_pid(pid)?;
+    // SAFETY: no pointers; `raw_pid` keeps 0 and -1 out.
+    check(unsafe { libc::syscall(libc::SYS_tgkill, number, number, signal) })?;
     Ok(())
 }
 
@@ -373,6 +388,29 @@ pub fn thread_count() -> Option<usize> {
 /// uninterruptible wait, `T` stopped, `t` stopped by a debugger, `Z` ended but not reaped. `None` if there is none.
 pub fn process_state(pid: u32) -> Option<char> {
     ProcStat::of(pid).map(|stat| stat.state)
+}
+
+/// The resident memory of a process that it shares with no file and no shared memory, in bytes; `None` if there is no such
+/// process. What it has inherited by a fork counts as its own.
+pub fn private_resident_bytes(pid: u32) -> Option<u64> {
+    let line = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let mut pages = line.split_ascii_whitespace().skip(1).map(str::parse::<u64>);
+    let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
+    // SAFETY: no pointers.
+    let page_bytes = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    Some(resident.saturating_sub(shared) * page_bytes)
+}
+
+/// Reads the first `most` bytes of a file that another process has open under this descriptor, from the file's beginning.
+///
+/// # Errors
+/// When the process is gone, may not be looked at, or has no such descriptor.
+pub fn read_file_of(pid: u32, descriptor: u32, most: usize) -> io::Result<Vec<u8>> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let file = fs::File::open(format!("/proc/{pid}/fd/{descriptor}"))?;
+    file.take(most as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Whether every thread of a process has stopped or ended; of a process that is gone, too.

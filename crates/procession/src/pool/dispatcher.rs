@@ -1,7 +1,10 @@
 //! The caller's side of a pool: slots out, arrivals in.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::channel::{Channel, Seat, SlotState, Stage};
 use crate::shm::{Block, Owner};
@@ -15,10 +18,30 @@ pub struct Loss {
     pub number: u32,
     /// Its exit code, or minus the signal that killed it.
     pub exit_code: i32,
-    /// Whether the supervisor killed it because its task's time was over.
-    pub timed_out: bool,
+    /// Why the supervisor killed it, if it did: [`Seat::NOT_KILLED`] or one of its siblings.
+    pub killed: u32,
     /// Nanoseconds of the monotonic clock when the running item began; 0 if that was not noted.
     pub started_ns: u64,
+    /// Nanoseconds of the monotonic clock when the worker's end was noticed.
+    pub ended_ns: u64,
+    /// The most memory of its own that it was seen with, in bytes; 0 if nobody looked.
+    pub peak_bytes: u64,
+    seat: u32,
+}
+
+impl Loss {
+    /// Whether the supervisor killed it because its task's time was over.
+    pub fn timed_out(&self) -> bool {
+        self.killed == Seat::KILLED_FOR_TIME
+    }
+
+    /// How long the running item ran, as far as that was noted.
+    pub fn elapsed(&self) -> Duration {
+        match self.started_ns {
+            0 => Duration::ZERO,
+            began => Duration::from_nanos(self.ended_ns.saturating_sub(began)),
+        }
+    }
 }
 
 /// What comes back from the workers.
@@ -38,6 +61,35 @@ pub enum Arrival {
     },
 }
 
+/// A task's place: the higher priority first, then the order of arrival.
+type Key = (Reverse<i32>, u64);
+
+#[derive(Debug, Default)]
+struct PriorityQueue {
+    waiting: BTreeMap<Key, u32>,
+    keys: HashMap<u32, Key>,
+    /// Those that were published from here, and may still be unclaimed.
+    in_ring: Vec<(Key, u32)>,
+    pushed: u64,
+}
+
+impl PriorityQueue {
+    fn push(&mut self, slot: u32, priority: i32) {
+        self.pushed += 1;
+        self.put(slot, (Reverse(priority), self.pushed));
+    }
+
+    fn put(&mut self, slot: u32, key: Key) {
+        self.waiting.insert(key, slot);
+        self.keys.insert(slot, key);
+    }
+
+    fn remove(&mut self, slot: u32) -> bool {
+        let key = self.keys.remove(&slot);
+        key.is_some_and(|key| self.waiting.remove(&key).is_some())
+    }
+}
+
 /// The caller's side of a pool. One thread at a time uses it; waiting is [`super::waiter::Waiter`]'s affair.
 #[derive(Debug)]
 pub struct Dispatcher {
@@ -52,6 +104,8 @@ pub struct Dispatcher {
     taken: Arc<[AtomicU64]>,
     ends_seen: u32,
     ended: Vec<u32>,
+    /// Tasks that wait in the caller, in the order of their priority; none while all have the same.
+    queue: Option<Box<PriorityQueue>>,
 }
 
 impl Dispatcher {
@@ -67,6 +121,7 @@ impl Dispatcher {
             taken: (0..geometry.seats).map(|_| AtomicU64::new(0)).collect(),
             ends_seen: 0,
             ended: Vec::new(),
+            queue: None,
             channel,
         }
     }
@@ -123,7 +178,104 @@ impl Dispatcher {
     pub fn publish(&mut self, slot: u32) {
         self.in_flight[slot as usize] = true;
         self.in_flight_count += 1;
+        if self.queue.is_none() {
+            self.channel.publish(slot);
+        } else {
+            self.enqueue(slot, 0);
+        }
+    }
+
+    /// Publishes a filled slot before all that have a lower priority and are not claimed yet, and behind the others.
+    /// [`Dispatcher::publish`] does so with priority 0.
+    ///
+    /// From the first priority on until all waiting tasks are claimed, tasks wait here instead of in the ring, which then
+    /// holds about one for each worker; so somebody must collect for them to go on.
+    pub fn publish_with_priority(&mut self, slot: u32, priority: i32) {
+        if priority == 0 {
+            return self.publish(slot);
+        }
+        if self.queue.is_none() {
+            self.begin_queue();
+        }
+        self.in_flight[slot as usize] = true;
+        self.in_flight_count += 1;
+        self.enqueue(slot, priority);
+    }
+
+    /// Publishes a slot again whose worker has died before it began it: at once, for it has waited its turn.
+    pub fn publish_again(&mut self, slot: u32) {
+        self.in_flight[slot as usize] = true;
+        self.in_flight_count += 1;
         self.channel.publish(slot);
+    }
+
+    /// Whether tasks wait here that [`Dispatcher::collect`] is to publish.
+    #[inline]
+    pub fn has_queue(&self) -> bool {
+        self.queue.is_some()
+    }
+
+    fn begin_queue(&mut self) {
+        let mut unclaimed: Vec<(u64, u32)> = (0..self.fresh)
+            .filter(|&slot| self.in_flight[slot as usize])
+            .filter_map(|slot| match self.channel.slot_state(slot) {
+                SlotState::Ready(position) => Some((position, slot)),
+                _ => None,
+            })
+            .collect();
+        unclaimed.sort_unstable();
+        let mut queue = PriorityQueue::default();
+        for (_, slot) in unclaimed {
+            if self.channel.take_back(slot) {
+                queue.push(slot, 0);
+            }
+        }
+        self.queue = Some(Box::new(queue));
+        self.channel.header().caller.one_by_one.store(1, Ordering::SeqCst);
+    }
+
+    fn enqueue(&mut self, slot: u32, priority: i32) {
+        let Some(queue) = &mut self.queue else {
+            return;
+        };
+        queue.push(slot, priority);
+        // What is in the ring, and of lower priority, makes way.
+        let channel = &self.channel;
+        queue
+            .in_ring
+            .retain(|&(_, slot)| matches!(channel.slot_state(slot), SlotState::Ready(_)));
+        let place = (Reverse(priority), u64::MAX);
+        for (key, slot) in std::mem::take(&mut queue.in_ring) {
+            if key > place && self.channel.take_back(slot) {
+                queue.put(slot, key);
+            } else {
+                queue.in_ring.push((key, slot));
+            }
+        }
+        self.feed();
+    }
+
+    /// Publishes what waits here, as long as the ring holds fewer unclaimed tasks than there are workers. True if any.
+    fn feed(&mut self) -> bool {
+        let Some(queue) = &mut self.queue else {
+            return false;
+        };
+        let workers = self.channel.header().life.workers.load(Ordering::Relaxed).max(1);
+        let mut any = false;
+        while self.channel.unclaimed() < u64::from(workers) {
+            let Some((key, slot)) = queue.waiting.pop_first() else {
+                break;
+            };
+            queue.keys.remove(&slot);
+            self.channel.publish(slot);
+            queue.in_ring.push((key, slot));
+            any = true;
+        }
+        if queue.waiting.is_empty() {
+            self.queue = None;
+            self.channel.header().caller.one_by_one.store(0, Ordering::SeqCst);
+        }
+        any
     }
 
     /// Wakes a worker for what was published.
@@ -134,7 +286,11 @@ impl Dispatcher {
 
     /// Takes an unclaimed slot back: true if no worker has it. The slot is the caller's again, to be returned.
     pub fn take_back(&mut self, slot: u32) -> bool {
-        if self.in_flight[slot as usize] && self.channel.take_back(slot) {
+        if !self.in_flight[slot as usize] {
+            return false;
+        }
+        let waits_here = self.queue.as_mut().is_some_and(|queue| queue.remove(slot));
+        if waits_here || self.channel.take_back(slot) {
             self.land(slot);
             return true;
         }
@@ -188,6 +344,9 @@ impl Dispatcher {
         for i in 0..self.ended.len() {
             self.find_victim(self.ended[i], arrivals);
         }
+        if self.queue.is_some() && self.feed() {
+            self.flush();
+        }
     }
 
     fn arrive(&mut self, seat: u32, slot: u32, arrivals: &mut Vec<Arrival>) {
@@ -209,19 +368,35 @@ impl Dispatcher {
         }
         match self.channel.slot_state(slot) {
             SlotState::Done(by, _) if by == seat => self.arrive(seat, slot, arrivals),
-            SlotState::Claimed(by, _) if by == seat => {
+            SlotState::Claimed(by, _) | SlotState::Doomed(by, _) if by == seat => {
                 self.land(slot);
                 let loss = Loss {
                     pid: s.pid.load(Ordering::Relaxed),
                     number: s.number.load(Ordering::Relaxed),
                     exit_code: s.exit_code.load(Ordering::Relaxed),
-                    timed_out: s.killed.load(Ordering::Acquire) == Seat::KILLED_FOR_TIME,
+                    killed: s.killed.load(Ordering::Acquire),
                     started_ns: s.started_ns.load(Ordering::Relaxed),
+                    ended_ns: s.ended_ns.load(Ordering::Relaxed),
+                    peak_bytes: s.peak_bytes.load(Ordering::Relaxed),
+                    seat,
                 };
                 arrivals.push(Arrival::Lost { slot, loss });
             }
             _ => {}
         }
+    }
+
+    /// Where the lost worker was when it was killed, as it wrote it down itself; empty if it did not. To be asked before
+    /// [`Dispatcher::settle`].
+    pub fn stack_of(&self, loss: &Loss) -> String {
+        let (seat, arena) = (self.channel.seat(loss.seat), self.channel.arena());
+        let Some(block) = arena.check(seat.stack_block.load(Ordering::Acquire)) else {
+            return String::new();
+        };
+        let len = u64::from(seat.stack_len.load(Ordering::Relaxed)).min(block.capacity()) as usize;
+        // SAFETY: the supervisor gave this block to the caller with its number, and has no more to do with it.
+        let bytes = unsafe { std::slice::from_raw_parts(arena.start(block), len) };
+        String::from_utf8_lossy(bytes).into_owned()
     }
 
     /// Vacates the seats of the dead, once all that they left is dealt with. True if the supervisor waits for a seat
@@ -233,6 +408,13 @@ impl Dispatcher {
             let s = self.channel.seat(seat);
             s.produced.store(0, Ordering::Relaxed);
             s.started_ns.store(0, Ordering::Relaxed);
+            if let Some(block) = self
+                .channel
+                .arena()
+                .check(s.stack_block.swap(0, Ordering::Relaxed))
+            {
+                self.channel.arena().free(block, Owner::CALLER);
+            }
             self.taken[seat as usize].store(0, Ordering::Relaxed);
             self.channel.set_live(seat, false);
             s.stage.store(Seat::VACANT, Ordering::SeqCst);
@@ -269,6 +451,9 @@ impl Dispatcher {
     /// Gives a slot up whose worker will never answer, since all processes of the pool are gone.
     pub fn give_up(&mut self, slot: u32) {
         if self.in_flight[slot as usize] {
+            if let Some(queue) = &mut self.queue {
+                queue.remove(slot);
+            }
             self.land(slot);
             self.channel.vacate(slot);
         }

@@ -11,10 +11,12 @@ use crate::channel::{Channel, Seat, Stage};
 use crate::os::children::{same_session, ChildEvents};
 use crate::os::event::{wait_readable, Event};
 use crate::os::process::{
-    become_subreaper, block_all_signals, children_of, exit_now, kill, parent_pid, restore_signal_mask,
-    set_parent_death_signal, wait_any_child, ExitStatus, Forked, SignalMask,
+    become_subreaper, block_all_signals, children_of, exit_now, kill, kill_main_thread, parent_pid,
+    private_resident_bytes, read_file_of, restore_signal_mask, set_parent_death_signal, wait_any_child,
+    ExitStatus, Forked, SignalMask,
 };
 use crate::os::{socket, time};
+use crate::shm::Owner;
 
 use super::worker::report_broken;
 
@@ -31,6 +33,15 @@ const SIGTERM: i32 = 15;
 const SIGCONT: i32 = 18;
 /// How long the ended have to end by themselves before they are killed.
 const GRACE: Duration = Duration::from_millis(300);
+/// How long the worker of a task that ran too long, took too much or was cancelled has after SIGTERM.
+const TASK_GRACE: Duration = Duration::from_millis(100);
+/// How long a worker may take to write its stack down.
+const STACK_PATIENCE: Duration = Duration::from_millis(20);
+/// How much of a stack is kept.
+const MOST_STACK_BYTES: usize = 16 << 10;
+/// How often the workers' memory is looked at, if it is limited and one of them has used half of it, and otherwise.
+const WEIGH_OFTEN: Duration = Duration::from_millis(5);
+const WEIGH_SELDOM: Duration = Duration::from_millis(50);
 /// Workers that may end one after the other before any is ready, before the pool counts as broken.
 const FAILED_STARTS: u32 = 3;
 /// The same for workers that somebody killed (SIGKILL, SIGTERM): as likely from outside as for what they did.
@@ -67,7 +78,7 @@ pub enum Role {
 
 struct Hand {
     seat: u32,
-    killed: bool,
+    ending: Ending,
 }
 
 struct Watch {
@@ -77,6 +88,8 @@ struct Watch {
     kill_at_ns: u64,
     /// Processes that dead workers left, and when they will be killed.
     strays_kill_at_ns: u64,
+    /// When the workers' memory will be looked at next, if it is limited.
+    weigh_at_ns: u64,
     ending: bool,
 }
 
@@ -107,6 +120,7 @@ impl Supervisor {
             failed_starts: 0,
             kill_at_ns: 0,
             strays_kill_at_ns: 0,
+            weigh_at_ns: 0,
             ending: false,
         };
         loop {
@@ -134,7 +148,7 @@ impl Supervisor {
                 self.obey(&mut watch);
             }
             self.reap(&mut watch);
-            self.enforce_deadlines(&mut watch);
+            self.enforce(&mut watch);
         }
     }
 
@@ -187,13 +201,28 @@ impl Supervisor {
             s.deadline_ns.store(0, Ordering::Relaxed);
             s.items_done.store(0, Ordering::Relaxed);
             s.pid.store(0, Ordering::Relaxed);
+            s.stack_signal.store(0, Ordering::Relaxed);
+            s.stack_done.store(0, Ordering::Relaxed);
+            s.peak_bytes.store(0, Ordering::Relaxed);
+            if life.memory_limit.load(Ordering::Relaxed) != 0
+                || life.recycle_memory.load(Ordering::Relaxed) != 0
+            {
+                let inherited = private_resident_bytes(std::process::id()).unwrap_or(0);
+                s.inherited_bytes.store(inherited, Ordering::Relaxed);
+            }
             s.stage.store(Seat::STARTING, Ordering::Release);
             self.channel.set_live(seat, true);
             match fork() {
                 Ok(Forked::Child) => return Staffed::Child(seat),
                 Ok(Forked::Parent(pid)) => {
                     s.pid.store(pid, Ordering::Relaxed);
-                    watch.workers.insert(pid, Hand { seat, killed: false });
+                    watch.workers.insert(
+                        pid,
+                        Hand {
+                            seat,
+                            ending: Ending::NotAsked,
+                        },
+                    );
                 }
                 Err(e) => {
                     self.channel.set_live(seat, false);
@@ -223,6 +252,7 @@ impl Supervisor {
                     watch.ending = true;
                     self.channel.wake_all_workers();
                 }
+                self.look_for_doomed(watch);
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => self.kill_all(watch),
@@ -268,6 +298,7 @@ impl Supervisor {
         let was_ready = seat.stage.load(Ordering::Acquire) == Seat::READY;
         let code = status.exit_code_like_python();
         seat.exit_code.store(code, Ordering::Relaxed);
+        seat.ended_ns.store(time::monotonic_ns(), Ordering::Relaxed);
         // Sync point *worker's end*: the caller's Acquire comes before it looks at what the dead one left.
         seat.stage.store(Seat::ENDED, Ordering::Release);
         self.channel.forget_worker(hand.seat);
@@ -336,10 +367,22 @@ impl Supervisor {
                 }
             }
         }
+        if self.channel.header().life.memory_limit.load(Ordering::Relaxed) != 0 && !watch.workers.is_empty() {
+            next = next.min(watch.weigh_at_ns);
+        }
+        for hand in watch.workers.values() {
+            match hand.ending {
+                // The worker cannot ring; it is done within a fraction of a millisecond.
+                Ending::Dumping { .. } => next = next.min(now + 200_000),
+                Ending::Asked { kill_at_ns } => next = next.min(kill_at_ns),
+                Ending::NotAsked | Ending::Killed => {}
+            }
+        }
         (next != u64::MAX).then(|| Duration::from_nanos(next.saturating_sub(now)))
     }
 
-    fn enforce_deadlines(&self, watch: &mut Watch) {
+    /// Kills in time: the whole pool, what dead workers have left, and workers for what their tasks did.
+    fn enforce(&self, watch: &mut Watch) {
         let now = time::monotonic_ns();
         if watch.kill_at_ns != 0 && watch.kill_at_ns <= now {
             self.kill_all(watch);
@@ -348,32 +391,107 @@ impl Supervisor {
             watch.strays_kill_at_ns = 0;
             self.signal_strays(watch, SIGKILL);
         }
-        if self
-            .channel
-            .header()
-            .life
-            .shortest_timeout_ms
-            .load(Ordering::Relaxed)
-            == 0
-        {
-            return;
-        }
+        self.weigh(watch, now);
         for (&pid, hand) in &mut watch.workers {
             let seat = self.channel.seat(hand.seat);
-            let at = seat.deadline_ns.load(Ordering::Acquire);
-            if at == 0 || at == Seat::DOOMED || at > now || hand.killed {
+            match hand.ending {
+                Ending::NotAsked => {
+                    let at = seat.deadline_ns.load(Ordering::Acquire);
+                    // The exchange fails if the item ended in this instant; then nobody is killed.
+                    if at != 0
+                        && at != Seat::DOOMED
+                        && at <= now
+                        && seat
+                            .deadline_ns
+                            .compare_exchange(at, Seat::DOOMED, Ordering::AcqRel, Ordering::Relaxed)
+                            .is_ok()
+                    {
+                        seat.killed.store(Seat::KILLED_FOR_TIME, Ordering::Release);
+                        hand.ending = ask_for_stack(seat, pid, true);
+                    }
+                }
+                Ending::Dumping { until_ns, patient } => {
+                    if seat.stack_done.load(Ordering::Acquire) != 0 || until_ns <= now {
+                        self.take_stack(seat, pid);
+                        hand.ending = if patient { ask_to_end(pid) } else { kill_now(pid) };
+                    }
+                }
+                Ending::Asked { kill_at_ns } if kill_at_ns <= now => hand.ending = kill_now(pid),
+                Ending::Asked { .. } | Ending::Killed => {}
+            }
+        }
+    }
+
+    /// Ends the workers whose tasks the caller has condemned.
+    fn look_for_doomed(&self, watch: &mut Watch) {
+        for (&pid, hand) in &mut watch.workers {
+            if matches!(hand.ending, Ending::NotAsked) && self.channel.doomed_slot(hand.seat).is_some() {
+                let seat = self.channel.seat(hand.seat);
+                seat.killed.store(Seat::KILLED_BY_CANCEL, Ordering::Release);
+                hand.ending = ask_to_end(pid);
+            }
+        }
+    }
+
+    /// Looks at the workers' memory, if it is limited, and kills those that have too much: for the task that they run, or
+    /// if they run none, for what earlier ones have left.
+    fn weigh(&self, watch: &mut Watch, now: u64) {
+        let limit = self.channel.header().life.memory_limit.load(Ordering::Relaxed);
+        if limit == 0 || now < watch.weigh_at_ns {
+            return;
+        }
+        let mut heaviest = 0;
+        for (&pid, hand) in &mut watch.workers {
+            let seat = self.channel.seat(hand.seat);
+            if !matches!(hand.ending, Ending::NotAsked) || seat.stage.load(Ordering::Acquire) != Seat::READY {
                 continue;
             }
-            // The exchange fails if the item ended in this instant; then nobody is killed.
-            if seat
-                .deadline_ns
-                .compare_exchange(at, Seat::DOOMED, Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-            {
-                seat.killed.store(Seat::KILLED_FOR_TIME, Ordering::Release);
-                hand.killed = true;
-                let _ = kill(pid, SIGKILL);
+            let Some(bytes) = private_resident_bytes(pid) else {
+                continue;
+            };
+            let own = bytes.saturating_sub(seat.inherited_bytes.load(Ordering::Relaxed));
+            seat.peak_bytes.fetch_max(own, Ordering::Relaxed);
+            heaviest = heaviest.max(own);
+            if own <= limit {
+                continue;
             }
+            let slot = seat.current.load(Ordering::Acquire).checked_sub(1);
+            let running = slot.filter(|&slot| slot < self.channel.geometry().slots);
+            if running.is_some_and(|slot| !self.channel.doom(slot)) {
+                // It has finished in this instant: its result counts, and its memory the next time.
+                continue;
+            }
+            seat.killed.store(Seat::KILLED_FOR_MEMORY, Ordering::Release);
+            hand.ending = match running {
+                Some(_) => ask_for_stack(seat, pid, false),
+                None => kill_now(pid),
+            };
+        }
+        // Who has used half of it may use the other half soon.
+        let pace = if heaviest > limit / 2 {
+            WEIGH_OFTEN
+        } else {
+            WEIGH_SELDOM
+        };
+        watch.weigh_at_ns = now + pace.as_nanos() as u64;
+    }
+
+    /// Keeps what a worker has written down of its stack, for the caller.
+    fn take_stack(&self, seat: &Seat, pid: u32) {
+        if seat.stack_signal.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let descriptor = seat.stack_fd.load(Ordering::Relaxed);
+        let bytes = read_file_of(pid, descriptor, MOST_STACK_BYTES).unwrap_or_default();
+        if bytes.is_empty() {
+            return;
+        }
+        let arena = self.channel.arena();
+        if let Ok(block) = arena.alloc(bytes.len() as u64, Owner::CALLER) {
+            // SAFETY: the block has at least that many bytes, and nobody else knows it before its number is stored below.
+            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), arena.start(block), bytes.len()) };
+            seat.stack_len.store(bytes.len() as u32, Ordering::Relaxed);
+            seat.stack_block.store(block.raw(), Ordering::Release);
         }
     }
 
@@ -384,6 +502,7 @@ impl Supervisor {
             failed_starts: 0,
             kill_at_ns: 0,
             strays_kill_at_ns: 0,
+            weigh_at_ns: 0,
             ending: true,
         };
         if !self.signal_strays(&none, SIGTERM) {
@@ -401,6 +520,45 @@ impl Supervisor {
             std::thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// Has a worker write its stack down, if it has offered to.
+fn ask_for_stack(seat: &Seat, pid: u32, patient: bool) -> Ending {
+    // Sync point *stack offered*: pairs with the Release in `Worker::offer_stack`.
+    let signal = seat.stack_signal.load(Ordering::Acquire);
+    if signal == 0 || kill_main_thread(pid, signal as i32).is_err() {
+        return if patient { ask_to_end(pid) } else { kill_now(pid) };
+    }
+    Ending::Dumping {
+        until_ns: time::monotonic_ns() + STACK_PATIENCE.as_nanos() as u64,
+        patient,
+    }
+}
+
+fn ask_to_end(pid: u32) -> Ending {
+    let _ = kill(pid, SIGTERM);
+    // A stopped process hears nothing before it goes on.
+    let _ = kill(pid, SIGCONT);
+    Ending::Asked {
+        kill_at_ns: time::monotonic_ns() + TASK_GRACE.as_nanos() as u64,
+    }
+}
+
+fn kill_now(pid: u32) -> Ending {
+    let _ = kill(pid, SIGKILL);
+    Ending::Killed
+}
+
+/// How far the end of one worker has come that is killed for its task.
+enum Ending {
+    /// It is not.
+    NotAsked,
+    /// It writes its stack down, if it can, until then; `patient` if it is asked to end before it is killed.
+    Dumping { until_ns: u64, patient: bool },
+    /// It was sent SIGTERM.
+    Asked { kill_at_ns: u64 },
+    /// It was sent SIGKILL.
+    Killed,
 }
 
 enum Staffed {

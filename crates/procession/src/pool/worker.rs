@@ -2,9 +2,11 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::channel::{Channel, Idle, Seat, Slot, SpinBudget};
 use crate::os::event::Event;
+use crate::os::process::private_resident_bytes;
 use crate::os::time;
 
 /// A worker's place in its pool.
@@ -16,12 +18,19 @@ pub struct Worker {
     budget: SpinBudget,
     searching: bool,
     tasks_left: u64,
+    /// Bytes of memory of its own with which it ends; 0 for any.
+    recycle_bytes: u64,
+    weigh_at_ns: u64,
 }
+
+/// How often a worker that is recycled at some size looks at its memory.
+const WEIGH_EVERY_NS: u64 = 20_000_000;
 
 impl Worker {
     /// Sits down in `seat`; `results` is the event that the caller awaits.
     pub fn new(channel: Arc<Channel>, results: Event, seat: u32) -> Self {
         let limit = channel.header().life.tasks_per_worker.load(Ordering::Relaxed);
+        let recycle_bytes = channel.header().life.recycle_memory.load(Ordering::Relaxed);
         let tasks_left = if limit == 0 { u64::MAX } else { limit };
         Worker {
             channel,
@@ -30,6 +39,8 @@ impl Worker {
             budget: SpinBudget::default(),
             searching: false,
             tasks_left,
+            recycle_bytes,
+            weigh_at_ns: 0,
         }
     }
 
@@ -41,6 +52,14 @@ impl Worker {
     /// The shared memory.
     pub fn channel(&self) -> &Arc<Channel> {
         &self.channel
+    }
+
+    /// Has the worker write its stack down when the supervisor asks for it by `signal`, into the file of `descriptor`.
+    pub fn offer_stack(&self, signal: i32, descriptor: u32) {
+        let seat = self.channel.seat(self.seat);
+        seat.stack_fd.store(descriptor, Ordering::Relaxed);
+        // Sync point *stack offered*: pairs with the Acquire in the supervisor.
+        seat.stack_signal.store(signal as u32, Ordering::Release);
     }
 
     /// Says that the worker is ready: from now on a failure is a task's, not the start's.
@@ -92,6 +111,27 @@ impl Worker {
         Some(item)
     }
 
+    /// Counts the running item's time from now on, with something on top.
+    ///
+    /// For what an item needs before it begins, such as a function that is loaded: that is not the item's own time.
+    #[cold]
+    pub fn restart_clock(&self, slot: &Slot, extra: Duration) {
+        let limit_ms = slot.timeout_ms.load(Ordering::Relaxed);
+        if limit_ms == 0 {
+            return;
+        }
+        let now = time::monotonic_ns();
+        let at = now + u64::from(limit_ms) * 1_000_000 + extra.as_nanos() as u64;
+        let seat = self.channel.seat(self.seat);
+        seat.started_ns.store(now, Ordering::Relaxed);
+        // Once the supervisor has decided to kill, it does.
+        let _ = seat
+            .deadline_ns
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |was| {
+                (was != 0 && was != Seat::DOOMED).then_some(at)
+            });
+    }
+
     /// Ends the running item, before anything of its result is published.
     ///
     /// Waits to be killed if its time was over: the supervisor has decided so, and the caller will be told so.
@@ -101,7 +141,7 @@ impl Worker {
             let seat = self.channel.seat(self.seat);
             while seat.deadline_ns.swap(0, Ordering::AcqRel) == Seat::DOOMED {
                 seat.deadline_ns.store(Seat::DOOMED, Ordering::Release);
-                std::thread::sleep(std::time::Duration::from_millis(10));
+                std::thread::sleep(Duration::from_millis(10));
             }
         }
     }
@@ -115,6 +155,24 @@ impl Worker {
         seat.items_done.store(done, Ordering::Relaxed);
         if self.channel.complete(self.seat, slot) && self.channel.caller_wants_waking() {
             self.results.signal();
+        }
+        if self.recycle_bytes != 0 && self.tasks_left != 0 {
+            self.weigh();
+        }
+    }
+
+    /// Has the worker end, now that it has no task, if it has grown too much.
+    #[cold]
+    fn weigh(&mut self) {
+        let now = time::monotonic_ns();
+        if now < self.weigh_at_ns {
+            return;
+        }
+        self.weigh_at_ns = now + WEIGH_EVERY_NS;
+        let seat = self.channel.seat(self.seat);
+        let bytes = private_resident_bytes(std::process::id()).unwrap_or(0);
+        if bytes.saturating_sub(seat.inherited_bytes.load(Ordering::Relaxed)) >= self.recycle_bytes {
+            self.tasks_left = 0;
         }
     }
 

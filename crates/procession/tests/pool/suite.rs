@@ -960,6 +960,78 @@ fn storm_of_kills_costs_no_more_than_one_task_each() {
 }
 
 #[test]
+fn cancelled_tasks_fail_and_nothing_else_does() {
+    let _alone = alone();
+    let pool = pool(2);
+    let running: Vec<_> = (0..2)
+        .map(|_| pool.apply_async(|()| sleep_for_ever(), ()).unwrap())
+        .collect();
+    wait_until("both workers to be busy", || {
+        pool.workers()
+            .iter()
+            .all(|worker| worker.state == WorkerState::Running)
+    });
+    let queued = pool.apply_async(|()| sleep_for_ever(), ()).unwrap();
+    let innocent = pool.apply_async(square, 7).unwrap();
+    let many = pool.map_async(|_: u64| sleep_for_ever(), 0..50).unwrap();
+    assert!(queued.cancel() && many.cancel());
+    assert!(running.iter().all(|result| result.cancel()));
+    let error = queued.get().unwrap_err();
+    assert!(error.is_cancelled() && !error.is_worker_died(), "{error}");
+    assert!(many.get().unwrap_err().is_cancelled());
+    for result in running {
+        assert!(result.get().unwrap_err().is_cancelled());
+    }
+    assert_eq!(innocent.get().unwrap(), 49);
+    let rest: Vec<_> = (0..5)
+        .map(|_| pool.apply_async(|()| sleep_for_ever(), ()).unwrap())
+        .collect();
+    assert_eq!(pool.cancel().unwrap(), 5);
+    assert!(rest
+        .into_iter()
+        .all(|result| result.get().unwrap_err().is_cancelled()));
+    let done = pool.apply_async(square, 3).unwrap();
+    done.wait();
+    assert!(!done.cancel());
+    assert_eq!(done.get().unwrap(), 9);
+}
+
+#[test]
+fn a_task_that_takes_too_much_memory_fails_alone() {
+    let _alone = alone();
+    let pool = builder().processes(2).memory_limit(64 << 20).build().unwrap();
+    let greedy = pool
+        .apply_async(
+            |()| {
+                let mut hoard = Vec::new();
+                loop {
+                    hoard.push(vec![1_u8; 1 << 20]);
+                    sleep_ms(1);
+                }
+            },
+            (),
+        )
+        .unwrap();
+    let greedy: procession::AsyncResult<()> = greedy;
+    assert_eq!(pool.map(square, 0..100).unwrap().len(), 100);
+    let error = greedy.get().unwrap_err();
+    assert!(error.is_memory_limit() && error.worker_pid().is_some(), "{error}");
+    assert_eq!(pool.apply(square, 3).unwrap(), 9);
+}
+
+#[test]
+fn a_worker_that_has_grown_is_replaced_after_its_task() {
+    let _alone = alone();
+    let pool = builder().processes(1).recycle_memory(32 << 20).build().unwrap();
+    let first = pool.apply(|()| std::process::id(), ()).unwrap();
+    let leaked = |bytes: u64| std::mem::forget(vec![1_u8; bytes as usize]);
+    pool.apply(leaked, 64 << 20).unwrap();
+    wait_until("a fresh worker", || {
+        pool.apply(|()| std::process::id(), ()).unwrap() != first
+    });
+}
+
+#[test]
 fn timeout_kills_only_the_stuck_task() {
     let _alone = alone();
     let pool = builder()

@@ -91,6 +91,11 @@ pub fn install_noop_handler(signal: i32) -> io::Result<()> {
     set_disposition(signal, noop as extern "C" fn(i32) as libc::sighandler_t)
 }
 
+/// Has this function called upon a signal. It may do only what is allowed in a signal handler.
+pub(super) fn set_handler(signal: i32, handler: extern "C" fn(i32)) -> io::Result<()> {
+    set_disposition(signal, handler as libc::sighandler_t)
+}
+
 /// Whether a function of the program is called for this signal, as opposed to its default action or being ignored.
 pub fn has_signal_handler(signal: i32) -> bool {
     let mut action = MaybeUninit::<libc::sigaction>::uninit();

@@ -79,6 +79,24 @@ impl<R> AsyncResult<R> {
         self.job.is_none() || self.await_delivery(Some(limit), is_there).is_ok()
     }
 
+    /// Cancels the task: what no worker has begun is taken back, and a worker that runs it is killed. Then the result is an
+    /// error ([`Error::is_cancelled`]). False if there was nothing left to cancel.
+    ///
+    /// ```no_run
+    /// use procession::Pool;
+    ///
+    /// let pool = Pool::new()?;
+    /// let endless = pool.apply_async(|()| loop {}, ())?;
+    /// # let endless: procession::AsyncResult<()> = endless;
+    /// assert!(endless.cancel());
+    /// assert!(endless.get().unwrap_err().is_cancelled());
+    /// # Ok::<(), procession::Error>(())
+    /// ```
+    pub fn cancel(&self) -> bool {
+        let job = self.shared.is_owner().then_some(self.job).flatten();
+        job.is_some_and(|job| self.shared.cancel(|_| vec![job]) > 0)
+    }
+
     /// Whether the task is done, well or not.
     pub fn is_ready(&self) -> bool {
         self.wait_timeout(Duration::ZERO)

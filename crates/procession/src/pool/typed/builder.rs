@@ -109,6 +109,21 @@ impl PoolBuilder {
         self
     }
 
+    /// How many bytes of memory of its own a worker may have (no limit, if not set). One that has more is killed, also in
+    /// the midst of a task, which then fails ([`Error::is_memory_limit`]). Memory is looked at every 50 ms, or every 5 ms
+    /// while a worker has used more than half of it. What it inherited by its fork, and shared memory, do not count.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.options.memory_limit = Some(bytes);
+        self
+    }
+
+    /// With how many bytes of memory of its own a worker is replaced by a fresh one (no limit, if not set), after the task
+    /// that it runs: for tasks that leak.
+    pub fn recycle_memory(mut self, bytes: u64) -> Self {
+        self.options.recycle_memory = Some(bytes);
+        self
+    }
+
     /// How long the batches are to run that `map` and `imap` make of short tasks (0.4 ms). Longer ones cost less on the
     /// way; shorter ones spread tasks of very different durations more evenly.
     pub fn batch_time(mut self, time: Duration) -> Self {
@@ -157,6 +172,10 @@ impl PoolBuilder {
         life.workers.store(workers, Ordering::Relaxed);
         life.tasks_per_worker
             .store(options.tasks_per_worker.unwrap_or(0), Ordering::Relaxed);
+        life.memory_limit
+            .store(options.memory_limit.unwrap_or(0), Ordering::Relaxed);
+        life.recycle_memory
+            .store(options.recycle_memory.unwrap_or(0), Ordering::Relaxed);
         life.shortest_timeout_ms
             .store(timeout_ms(options.timeout), Ordering::Relaxed);
         let ledger = Ledger::new(
@@ -188,6 +207,14 @@ fn check(options: &PoolOptions) -> Result<()> {
             timeout: Some(Duration::ZERO),
             ..
         } => "a timeout of 0 leaves a task no time to run".into(),
+        PoolOptions {
+            memory_limit: Some(0),
+            ..
+        }
+        | PoolOptions {
+            recycle_memory: Some(0),
+            ..
+        } => "with 0 bytes of memory no task can run".into(),
         PoolOptions { buffer: 0, .. } => "a buffer of 0 items lets nothing run".into(),
         _ => return Ok(()),
     };

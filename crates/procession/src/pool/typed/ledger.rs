@@ -14,10 +14,9 @@ use std::time::Duration;
 use super::frame::Frames;
 use super::function::Function;
 use super::helper::Callback;
-use crate::channel::{Channel, Slot, SlotState, SLOT_INLINE_BYTES};
+use crate::channel::{Channel, Seat, Slot, SlotState, SLOT_INLINE_BYTES};
 use crate::error::{Error, Kind};
 use crate::os::process::ExitStatus;
-use crate::os::time::monotonic_ns;
 use crate::pool::dispatcher::{Arrival, Dispatcher, Loss};
 use crate::shm::{Block, Owner};
 
@@ -382,6 +381,60 @@ impl Ledger {
         }
     }
 
+    /// Cancels a job: what no worker has begun fails at once, and who runs some of it is condemned. True if anything was
+    /// left, and the supervisor is to be told.
+    pub fn condemn_job(&mut self, number: u32) -> bool {
+        let mut any = false;
+        for slot in self.dispatcher.slots_in_flight() {
+            let record = self.records[slot as usize];
+            if record.job != number {
+                continue;
+            }
+            if self.dispatcher.take_back(slot) {
+                let channel = self.channel.clone();
+                let s = channel.slot(slot);
+                let payload = self.keep_payload(s);
+                self.drop_payload(&payload, s.kind.load(Ordering::Relaxed), record);
+                self.dispatcher.return_slot(slot);
+                self.fail_cancelled(record);
+                any = true;
+            } else {
+                any |= self.channel.doom(slot);
+            }
+        }
+        let (mine, others) = std::mem::take(&mut self.backlog)
+            .into_iter()
+            .partition(|w: &Waiting| w.record.job == number);
+        self.backlog = others;
+        let mine: VecDeque<Waiting> = mine;
+        for waiting in mine {
+            self.drop_payload(&waiting.payload, waiting.kind, waiting.record);
+            self.fail_cancelled(waiting.record);
+            any = true;
+        }
+        any
+    }
+
+    fn fail_cancelled(&mut self, record: Record) {
+        let from = record.base + u64::from(record.first);
+        let task = self.task_name(self.jobs[record.job as usize].task, from);
+        let error = Error::new(Kind::TaskCancelled { task });
+        self.fail(record.job, from, record.limit - record.first, error);
+    }
+
+    /// The jobs that have something in the works.
+    pub fn jobs_in_flight(&self) -> Vec<u32> {
+        let in_slots = self.dispatcher.slots_in_flight();
+        let mut jobs: Vec<u32> = in_slots
+            .iter()
+            .map(|&slot| self.records[slot as usize].job)
+            .chain(self.backlog.iter().map(|waiting| waiting.record.job))
+            .collect();
+        jobs.sort_unstable();
+        jobs.dedup();
+        jobs
+    }
+
     /// Items of a job that were submitted and not delivered.
     #[inline]
     pub fn outstanding(&self, job: u32) -> u64 {
@@ -721,9 +774,16 @@ impl Ledger {
         let s = channel.slot(slot);
         let record = self.records[slot as usize];
         let seat = match channel.slot_state(slot) {
-            SlotState::Claimed(seat, _) => seat,
+            SlotState::Claimed(seat, _) | SlotState::Doomed(seat, _) => seat,
             _ => 0,
         };
+        // Whom the caller has condemned runs nothing again, however its worker came to its end.
+        let is_doomed = matches!(channel.slot_state(slot), SlotState::Doomed(..));
+        let cancelled = is_doomed && loss.killed != Seat::KILLED_FOR_MEMORY;
+        let mut loss = loss;
+        if cancelled {
+            loss.killed = Seat::KILLED_BY_CANCEL;
+        }
         let (next, limit) = s.range();
         let finished = s.finished.load(Ordering::Acquire);
         let sane = record.first <= finished
@@ -762,7 +822,8 @@ impl Ledger {
                 ..record
             };
             self.drop_parts(payload_bytes(&channel, s).unwrap_or_default(), kind, victim);
-            let error = self.blame(record.job, record.base + u64::from(finished), &loss);
+            let limit_ms = s.timeout_ms.load(Ordering::Relaxed);
+            let error = self.blame(record.job, record.base + u64::from(finished), &loss, limit_ms);
             self.fail(
                 record.job,
                 record.base + u64::from(finished),
@@ -776,7 +837,12 @@ impl Ledger {
         };
         if rest.first < rest.limit {
             let payload = self.keep_payload(s);
-            if let Some(reason) = self.ending.clone() {
+            let ended = self.ending.clone().or_else(|| {
+                let from = rest.base + u64::from(rest.first);
+                let task = self.task_name(self.jobs[rest.job as usize].task, from);
+                cancelled.then(|| Error::new(Kind::TaskCancelled { task }))
+            });
+            if let Some(reason) = ended {
                 self.drop_payload(&payload, kind, rest);
                 self.fail(
                     rest.job,
@@ -798,20 +864,31 @@ impl Ledger {
         self.return_slot(slot);
     }
 
-    fn blame(&self, job: u32, item: u64, loss: &Loss) -> Error {
+    fn blame(&self, job: u32, item: u64, loss: &Loss, limit_ms: u32) -> Error {
         if let Some(reason) = &self.ending {
             return reason.clone();
         }
         let task = self.task_name(self.jobs[job as usize].task, item);
-        if loss.timed_out {
-            let elapsed = Duration::from_nanos(monotonic_ns().saturating_sub(loss.started_ns));
-            let limit = Duration::from_millis(self.timeout_ms.into());
-            return Error::new(Kind::TaskTimeout {
-                task,
-                pid: loss.pid,
-                elapsed,
-                limit,
-            });
+        match loss.killed {
+            Seat::KILLED_FOR_TIME => {
+                return Error::new(Kind::TaskTimeout {
+                    task,
+                    pid: loss.pid,
+                    elapsed: loss.elapsed(),
+                    limit: Duration::from_millis(limit_ms.into()),
+                });
+            }
+            Seat::KILLED_FOR_MEMORY => {
+                let limit = self.channel.header().life.memory_limit.load(Ordering::Relaxed);
+                return Error::new(Kind::MemoryLimit {
+                    task,
+                    pid: loss.pid,
+                    peak_bytes: loss.peak_bytes,
+                    limit_bytes: limit,
+                });
+            }
+            Seat::KILLED_BY_CANCEL => return Error::new(Kind::TaskCancelled { task }),
+            _ => {}
         }
         let status = ExitStatus::from_exit_code_like_python(loss.exit_code);
         Error::new(Kind::WorkerDied {

@@ -199,6 +199,20 @@ impl Shared {
         self.channel.has_tasks() && self.channel.any_worker_sleeps()
     }
 
+    /// Cancels what these jobs have in the works; how many of them had anything.
+    pub fn cancel(&self, which: impl FnOnce(&Ledger) -> Vec<u32>) -> usize {
+        let mut ledger = self.lock();
+        let jobs = which(&ledger);
+        let cancelled = jobs.into_iter().filter(|&job| ledger.condemn_job(job)).count();
+        drop(ledger);
+        if cancelled > 0 {
+            // The supervisor looks for workers that are condemned.
+            self.tell(order::LOOK);
+            self.waiter.wake_all();
+        }
+        cancelled
+    }
+
     fn tell(&self, order: u8) {
         if let Some(lines) = self.waiter.lines() {
             // It may just have died; that is seen by its pidfd.

@@ -30,7 +30,7 @@ use self::call::{encode_argument, NotEncoded, Scratch};
 use self::flow::{BatchSize, Flow};
 use self::function::Function;
 use self::helper::Callback;
-use self::ledger::{worker_name, Payload, ARGUMENT_PARTS};
+use self::ledger::{worker_name, Ledger, Payload, ARGUMENT_PARTS};
 use self::lifecycle::{Look, Shared};
 use crate::channel::Seat;
 use crate::error::{Error, Kind, Result};
@@ -274,6 +274,17 @@ impl Pool {
             let _ = self.shared.start_helper_if_needed();
         }
         Ok(job)
+    }
+
+    /// Cancels everything that is queued or running, as [`AsyncResult::cancel`] does; how many calls that were. The pool goes
+    /// on.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child, to which the pool does not belong.
+    pub fn cancel(&self) -> Result<usize> {
+        self.shared.check_owner()?;
+        Ok(self.shared.cancel(Ledger::jobs_in_flight))
     }
 
     /// Waits a moment for results to come back, with their memory; false if there are none to come.
