@@ -27,7 +27,7 @@ $(shell rm -f $(VENV)/.build-stamp $(VENV)/.test-build-stamp)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-rust test-python test-pythons bench lint format docs reference soak build test-build wheel clean FORCE
+.PHONY: help run test test-rust test-python test-pythons bench faults lint format docs reference pictures soak build test-build wheel clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## lists the targets
@@ -55,6 +55,10 @@ bench: ## measures against rivals in one run and prints the ratios (bench/README
 	@bench/setup.sh
 	@bench/.venv/bin/python bench/run.py $(BENCH_OPTIONS)
 
+faults: ## writes docs/fault-matrix.md: what each pool makes of each fault, ours and its rivals', in one run
+	@bench/setup.sh
+	@bench/.venv/bin/python bench/faults.py
+
 lint: test-build ## formatting, clippy, ruff, mypy, stubs against the compiled module, layers, hygiene
 	@ci/lint.sh
 
@@ -68,6 +72,9 @@ docs: test-build ## builds the reference, denies broken links, checks that gener
 
 reference: test-build ## writes the generated pages of docs/reference anew
 	@$(BIN)/python ci/reference.py --write
+
+pictures: build ## takes the pictures of docs/pictures anew, from real runs (needs tmux)
+	@$(BIN)/python ci/pictures.py
 
 soak: test-build ## kills workers at random for a while, then runs the fault tests SOAK_ROUNDS times in a row (50)
 	@$(BIN)/python tests/python/soak.py --rounds $(SOAK_ROUNDS)

@@ -22,12 +22,16 @@ def main() -> None:
     def record(key: str, value: object, **details: object) -> None:
         write(figure=key, value=value, **details)
 
+    import importlib
+
     import contestants
     import measurements
 
+    module = importlib.import_module(request.get("module", "measurements"))
+
     try:
         contestant = contestants.make(request["contestant"])
-        getattr(measurements, request["function"])(contestant, record, **request["parameters"])
+        getattr(module, request["function"])(contestant, record, **request["parameters"])
     except contestants.Unsupported as error:
         write(end="unsupported", detail=str(error))
     except measurements.WrongAnswer as error:

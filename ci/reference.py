@@ -33,6 +33,8 @@ def command_page() -> str:
         ("procession", ["--help"]),
         ("procession map", ["help", "map"]),
         ("procession bench", ["help", "bench"]),
+        ("procession top", ["help", "top"]),
+        ("procession ps", ["help", "ps"]),
     ]:
         parts.append(f"## {title}\n\n```text\n{output_of(*arguments)}\n```\n")
     return "\n".join(parts)

@@ -50,11 +50,12 @@ class ExecutorShaped(Contestant):
 
 
 class ConcurrentFutures(ExecutorShaped):
-    def open(self, processes: int) -> None:
+    def open(self, processes: int, initializer: Callable[[], None] | None = None) -> None:
         import multiprocessing
         from concurrent.futures import ProcessPoolExecutor
 
-        self._executor = ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context(self.method))
+        context = multiprocessing.get_context(self.method)
+        self._executor = ProcessPoolExecutor(processes, mp_context=context, initializer=initializer)
 
     def abandon(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -69,8 +70,8 @@ class Loky(ExecutorShaped):
         super().__init__(method)
         self._loky = loky
 
-    def open(self, processes: int) -> None:
-        self._executor = self._loky.ProcessPoolExecutor(processes)
+    def open(self, processes: int, initializer: Callable[[], None] | None = None) -> None:
+        self._executor = self._loky.ProcessPoolExecutor(processes, initializer=initializer)
 
     def abandon(self) -> None:
         self._executor.shutdown(wait=False, kill_workers=True)

@@ -20,8 +20,12 @@ class Mpire(PoolMethods):
             raise Unsupported(f"not installed ({error})") from None
         self._mpire = mpire
 
-    def open(self, processes: int) -> None:
+    def open(self, processes: int, limit_seconds: float | None = None) -> None:
+        self._limit_seconds = limit_seconds
         self._pool = self._mpire.WorkerPool(processes, start_method=self.method, keep_alive=True)
+
+    def submit(self, function: Callable[[Any], Any], argument: Any) -> Any:
+        return self._pool.apply_async(function, (argument,), task_timeout=self._limit_seconds)
 
     def close(self) -> None:
         self._pool.stop_and_join()

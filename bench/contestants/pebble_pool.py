@@ -22,10 +22,14 @@ class Pebble(Contestant):
         self.timeout_errors = (FutureTimeoutError,)
         self._as_completed = as_completed
 
-    def open(self, processes: int) -> None:
+    def open(
+        self, processes: int, initializer: Callable[[], None] | None = None, limit_seconds: float | None = None
+    ) -> None:
         import multiprocessing
 
-        self._pool = self._pebble.ProcessPool(processes, context=multiprocessing.get_context(self.method))
+        context = multiprocessing.get_context(self.method)
+        self._pool = self._pebble.ProcessPool(processes, initializer=initializer, context=context)
+        self._limit_seconds = limit_seconds
 
     def close(self) -> None:
         self._pool.close()
@@ -40,7 +44,7 @@ class Pebble(Contestant):
         return lambda argument: schedule(function, args=(argument,)).result()
 
     def submit(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        return self._pool.schedule(function, args=(argument,))
+        return self._pool.schedule(function, args=(argument,), timeout=self._limit_seconds)
 
     def collect(self, handle: Any, timeout_seconds: float) -> Any:
         return handle.result(timeout_seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 
 from .base import Unsupported
 from .stdlib_shaped import PoolMethods
@@ -24,7 +25,7 @@ class Ray(PoolMethods):
         self._pool_class = Pool
         self.timeout_errors = (TimeoutError,)
 
-    def open(self, processes: int) -> None:
+    def open(self, processes: int, initializer: Callable[[], None] | None = None) -> None:
         if not self._ray.is_initialized():
             self._ray.init(
                 num_cpus=processes,
@@ -35,7 +36,7 @@ class Ray(PoolMethods):
                 # Ray's default place is shared by all users of the machine and stays behind.
                 _temp_dir=tempfile.gettempdir(),
             )
-        self._pool = self._pool_class(processes)
+        self._pool = self._pool_class(processes, initializer)
 
     def abandon(self) -> None:
         self._pool.terminate()

@@ -47,8 +47,8 @@ class StdlibShaped(PoolMethods):
         self.timeout_errors = (package.TimeoutError,)
         self._context = package.get_context(method)
 
-    def open(self, processes: int) -> None:
-        self._pool = self._context.Pool(processes)
+    def open(self, processes: int, initializer: Callable[[], None] | None = None) -> None:
+        self._pool = self._context.Pool(processes, initializer)
 
     def abandon(self) -> None:
         self._pool.terminate()
@@ -62,6 +62,11 @@ class Procession(StdlibShaped):
         except ImportError as error:
             raise Unsupported(f"not installed ({error}); run bench/setup.sh") from None
         super().__init__(method, procession)
+
+    def open(
+        self, processes: int, initializer: Callable[[], None] | None = None, limit_seconds: float | None = None
+    ) -> None:
+        self._pool = self._context.Pool(processes, initializer, timeout=limit_seconds)
 
 
 class Multiprocessing(StdlibShaped):
@@ -78,3 +83,8 @@ class Billiard(StdlibShaped):
         except ImportError as error:
             raise Unsupported(f"not installed ({error})") from None
         super().__init__(method, billiard)
+
+    def open(
+        self, processes: int, initializer: Callable[[], None] | None = None, limit_seconds: float | None = None
+    ) -> None:
+        self._pool = self._context.Pool(processes, initializer, timeout=limit_seconds)

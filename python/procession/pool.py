@@ -135,6 +135,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             recycle_memory,
             _start.WORKER_PREFIXES[method],
             first_number,
+            method,
         )
         self._start_method = method
         self._first_number = first_number

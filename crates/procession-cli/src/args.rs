@@ -64,6 +64,22 @@ pub enum Command {
     /// table, a plot, and what follows from them. All inputs are read first and kept in memory.
     #[command(after_help = BENCH_EXAMPLES, after_long_help = format!("{BENCH_EXAMPLES}\n\n{}", exit_codes::TABLE))]
     Bench(Box<BenchArguments>),
+
+    /// Watch every running pool of yours, live
+    ///
+    /// All pools of this user on this machine, in whatever program: what each worker does, for how long, how much it has
+    /// done, failed and used. Keys sort, show where a worker is stuck, suspend and resume it, or kill it with its task; `?`
+    /// lists them. The pools do not notice that they are watched. Where standard output is no terminal, one table is
+    /// printed, as by `ps`.
+    #[command(after_help = TOP_EXAMPLES)]
+    Top(TopArguments),
+
+    /// List every running pool of yours, once
+    ///
+    /// All pools of this user on this machine, in whatever program, as a table or as JSON. Rates and CPU shares are means
+    /// since the pool or the worker began.
+    #[command(after_help = PS_EXAMPLES)]
+    Ps(PsArguments),
 }
 
 const MAP_EXAMPLES: &str = "\
@@ -76,6 +92,90 @@ const BENCH_EXAMPLES: &str = "\
 Examples:
   procession bench prime.py:is_prime --range 100000
   procession bench resize.py:thumbnail --glob 'photos/*.jpg' --processes 1,2,4 --export-svg speed.svg";
+
+const TOP_EXAMPLES: &str = "\
+Examples:
+  procession top
+  procession top --interval 0.2 --sort age";
+
+const PS_EXAMPLES: &str = "\
+Examples:
+  procession ps
+  procession ps --json | jq '.pools[].workers[] | select(.task.age_seconds > 60) | .pid'";
+
+/// What `top` is told.
+#[derive(Debug, Args)]
+pub struct TopArguments {
+    /// How often the screen is drawn anew
+    ///
+    /// In seconds, at least 0.05. Use a short one to see short tasks come and go: `--interval 0.2`.
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval)]
+    pub interval: f64,
+
+    /// What workers are sorted by at first
+    ///
+    /// The key `s` goes on to the next. Use it to have the longest tasks, or the largest workers, on top: `--sort age`.
+    #[arg(short, long, value_name = "COLUMN", default_value_t = SortBy::Name)]
+    pub sort: SortBy,
+}
+
+/// What `ps` is told.
+#[derive(Debug, Args)]
+pub struct PsArguments {
+    /// Write one JSON object instead of a table
+    ///
+    /// Its `pools` are a list. Use it when another program reads it. Fields may be added in later versions; those that are
+    /// there stay.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What workers may be sorted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SortBy {
+    /// The number in their name
+    Name,
+    /// How long they have had their task
+    Age,
+    /// How much of a CPU they use
+    Cpu,
+    /// How much memory they have
+    Memory,
+    /// How much they have done
+    Done,
+    /// How much has failed
+    Failed,
+}
+
+impl SortBy {
+    /// All of them, in the order in which a key goes through them.
+    pub const ALL: [SortBy; 6] = [
+        Self::Name,
+        Self::Age,
+        Self::Cpu,
+        Self::Memory,
+        Self::Done,
+        Self::Failed,
+    ];
+
+    /// As it is typed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Age => "age",
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Done => "done",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl std::fmt::Display for SortBy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// What `map` is told.
 #[derive(Debug, Args)]
@@ -346,6 +446,13 @@ fn rounds(text: &str) -> Result<usize, String> {
     }
 }
 
+fn interval(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.05..=3600.0).contains(&seconds) => Ok(seconds),
+        _ => Err("expected a number of seconds from 0.05 to 3600, without a unit".to_owned()),
+    }
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(seconds) if seconds.is_finite() && seconds > 0.0 => Ok(seconds),
@@ -366,7 +473,7 @@ mod tests {
     fn map(arguments: &[&str]) -> MapArguments {
         match parse(&[&["map"], arguments].concat()).unwrap().command {
             Command::Map(arguments) => *arguments,
-            Command::Bench(_) => unreachable!(),
+            _ => unreachable!(),
         }
     }
 

@@ -24,6 +24,7 @@ mod record;
 mod screen;
 mod signals;
 mod summary;
+mod table;
 mod window;
 
 use std::ffi::OsString;
@@ -53,6 +54,8 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
     let outcome = match &command_line.command {
         args::Command::Map(arguments) => commands::map::run(arguments, default_python),
         args::Command::Bench(arguments) => commands::bench::run(arguments, default_python),
+        args::Command::Top(arguments) => commands::top::run(arguments),
+        args::Command::Ps(arguments) => commands::ps::run(arguments),
     };
     outcome.unwrap_or_else(|error| {
         screen::print_error(&error);

@@ -66,6 +66,8 @@ fn help_says_what_each_option_does_and_when_you_want_it() {
     golden("help.txt", &help_of(&[]));
     golden("help-map.txt", &help_of(&["map"]));
     golden("help-bench.txt", &help_of(&["bench"]));
+    golden("help-top.txt", &help_of(&["top"]));
+    golden("help-ps.txt", &help_of(&["ps"]));
 }
 
 #[test]

@@ -36,8 +36,8 @@ pub struct Message<'a> {
 pub enum Function {
     /// It is in the pool's table.
     Number(u32),
-    /// It has state of its own and travels with each batch.
-    Inline(Py<PyAny>),
+    /// It has state of its own and travels with each batch; the number is that of its name alone.
+    Inline(Py<PyAny>, u32),
 }
 
 /// One item's result in a stream.

@@ -366,6 +366,7 @@ impl Loop {
             }
             Err(e) => e,
         };
+        self.worker.count_failure();
         self.encoder.bytes.push(outcome::RAISED);
         let mark = self.encoder.bytes.len();
         if let Err(e) = self.encode_exception(py, error) {

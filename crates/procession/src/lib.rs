@@ -12,6 +12,7 @@ pub mod pool;
 pub mod process;
 pub mod shm;
 pub mod sync;
+pub mod watch;
 
 pub use error::{Error, Result};
 pub use options::{cpu_count, Knob, PoolOptions, StartMethod};

@@ -2,6 +2,8 @@
 
 pub mod bench;
 pub mod map;
+pub mod ps;
+pub mod top;
 
 /// How many cores this process may use (its affinity and its cgroup's quota included).
 pub fn usable_cores() -> usize {

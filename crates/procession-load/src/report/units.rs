@@ -87,6 +87,38 @@ pub fn duration(value: Duration) -> String {
     seconds(value.as_secs_f64())
 }
 
+/// Seconds in few letters, for columns: `0.3s`, `12s`, `4m05s`, `2h03m`, `5d02h`.
+pub fn short_seconds(value: f64) -> String {
+    match value {
+        v if !v.is_finite() || v < 0.0 => "-".to_owned(),
+        v if v < 9.95 => format!("{v:.1}s"),
+        v if v < 59.5 => format!("{v:.0}s"),
+        v => {
+            let whole = v.round() as u64;
+            match whole {
+                0..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
+                3600..86_400 => format!("{}h{:02}m", whole / 3600, whole % 3600 / 60),
+                _ => format!("{}d{:02}h", whole / 86_400, whole % 86_400 / 3600),
+            }
+        }
+    }
+}
+
+/// Bytes in few letters, for columns: `512B`, `9.4M`, `1.2G`.
+pub fn short_bytes(bytes: u64) -> String {
+    let mut value = bytes as f64;
+    for unit in ["B", "K", "M", "G", "T"] {
+        if value < 999.5 || unit == "T" {
+            return match value {
+                v if unit == "B" || v >= 9.95 => format!("{v:.0}{unit}"),
+                v => format!("{v:.1}{unit}"),
+            };
+        }
+        value /= 1024.0;
+    }
+    String::new()
+}
+
 /// A count with a thousands separator: `1,234,567`.
 pub fn grouped(count: u64) -> String {
     let digits = count.to_string();
@@ -143,6 +175,30 @@ mod tests {
             ["12 B", "1.25 kB", "12.5 MB", "3.00 GB"]
         );
         assert_eq!([81.34, 1234.5].map(per_second), ["81.3/s", "1,235/s"]);
+    }
+
+    #[test]
+    fn columns_are_short() {
+        for (value, text) in [
+            (0.04, "0.0s"),
+            (3.26, "3.3s"),
+            (42.0, "42s"),
+            (59.6, "1m00s"),
+            (3725.0, "1h02m"),
+            (90_000.0, "1d01h"),
+            (f64::NAN, "-"),
+        ] {
+            assert_eq!(short_seconds(value), text);
+        }
+        for (bytes, text) in [
+            (0, "0B"),
+            (999, "999B"),
+            (1000, "1.0K"),
+            (10 << 20, "10M"),
+            (1500 << 20, "1.5G"),
+        ] {
+            assert_eq!(short_bytes(bytes), text);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ impl PoolBase {
 
     /// Makes the shared memory of a pool of this many workers. Times are in milliseconds, 0 is no limit.
     /// Memory is in bytes, 0 is no limit.
-    #[pyo3(signature = (workers, tasks_per_worker, timeout_ms, memory_limit, recycle_memory, name_prefix, first_number))]
+    #[pyo3(signature = (workers, tasks_per_worker, timeout_ms, memory_limit, recycle_memory, name_prefix, first_number, start_method))]
     #[allow(clippy::too_many_arguments)]
     fn _open(
         &self,
@@ -25,6 +25,7 @@ impl PoolBase {
         recycle_memory: u64,
         name_prefix: String,
         first_number: u64,
+        start_method: &str,
     ) -> PyResult<()> {
         if workers > 2040 {
             return Err(PyValueError::new_err(format!(
@@ -39,6 +40,11 @@ impl PoolBase {
         life.shortest_timeout_ms.store(timeout_ms, Ordering::Relaxed);
         life.memory_limit.store(memory_limit, Ordering::Relaxed);
         life.recycle_memory.store(recycle_memory, Ordering::Relaxed);
+        let prefix = format!("{name_prefix}PoolWorker-");
+        channel
+            .header()
+            .watch
+            .describe(&prefix, first_number, start_method);
         let dispatcher = Dispatcher::new(channel.clone());
         let results = Event::new().map_err(os_error)?;
         let caller = process::pidfd_open(std::process::id())
@@ -49,6 +55,7 @@ impl PoolBase {
             dispatcher,
             entries: Vec::new(),
             numbers: HashMap::new(),
+            names: HashMap::new(),
             known: Vec::new(),
             last_function: (0, 0),
             arrivals: Vec::new(),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use procession::channel::{Channel, Geometry, Seat, SlotState, Stage, SLOT_INLINE_BYTES};
+use procession::channel::{Channel, Geometry, Note, Seat, SlotState, Stage, SLOT_INLINE_BYTES};
 use procession::os::event::Event;
 use procession::os::process::{self, generation};
 use procession::os::socket;
@@ -122,6 +122,8 @@ struct Inner {
     dispatcher: Dispatcher,
     entries: Vec<Entry>,
     numbers: HashMap<usize, u32>,
+    /// Numbers of names whose functions travel with their tasks.
+    names: HashMap<String, u32>,
     known: Vec<Known>,
     last_function: (usize, u32),
     arrivals: Vec<Arrival>,

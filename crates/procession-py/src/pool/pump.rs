@@ -96,7 +96,7 @@ impl Core {
         }
         let mut encoder = self.encoder(py);
         let mut failed = None;
-        if let Function::Inline(function) = &job.function {
+        if let Function::Inline(function, _) = &job.function {
             failed = encoder.put(function.bind(py)).err();
         }
         let (first, held, source) = job
@@ -203,7 +203,7 @@ impl Core {
         let place = self.place(&batch.bytes);
         let (function, kind) = match &job.function {
             Function::Number(n) => (*n, job.kind),
-            Function::Inline(_) => (0, job.kind | kind::WITH_FUNCTION),
+            Function::Inline(_, named) => (*named, job.kind | kind::WITH_FUNCTION),
         };
         let refused = match place {
             Ok(place) => self.inner.with(py, |i| {

@@ -70,10 +70,34 @@ impl Core {
             i.numbers.insert(address, number);
             Some(number)
         });
-        if number.is_none() {
-            self.channel.arena().free(block, Owner::CALLER);
+        match number {
+            None => drop(self.channel.arena().free(block, Owner::CALLER)),
+            Some(number) => self.channel.set_function_name(number, &name_of(function)),
         }
         Ok(number)
+    }
+
+    /// A number by which watchers find this name; 0 if there are too many.
+    ///
+    /// Functions that travel with their tasks have no number of their own, as each may be another object.
+    pub(super) fn name_number(&self, py: Python<'_>, name: &str) -> u32 {
+        self.inner.with(py, |i| {
+            if let Some(&number) = i.names.get(name) {
+                return number;
+            }
+            let number = i.known.len() as u32;
+            if number >= self.channel.most_functions() {
+                return 0;
+            }
+            self.channel.set_function_name(number, name);
+            i.known.push(Known {
+                function: py.None(),
+                name: OnceLock::from(name.to_owned()),
+                cost_ns: 0.0,
+            });
+            i.names.insert(name.to_owned(), number);
+            number
+        })
     }
 
     pub(super) fn place(&self, bytes: &[u8]) -> Result<Place, EncodeError> {
@@ -116,6 +140,14 @@ impl Core {
         s.kind.store(kind, Ordering::Relaxed);
         s.function.store(function, Ordering::Relaxed);
         s.timeout_ms.store(terms.timeout_ms, Ordering::Relaxed);
+        let first_item = match target {
+            Target::Job(_, first) => first,
+            _ => Note::NO_ITEM,
+        };
+        self.channel
+            .note(slot)
+            .first_item
+            .store(first_item, Ordering::Relaxed);
         s.payload_len.store(bytes.len() as u64, Ordering::Relaxed);
         s.payload_block.store(block, Ordering::Relaxed);
         s.result_block.store(Block::NONE, Ordering::Relaxed);
@@ -180,6 +212,10 @@ impl Core {
         if number.is_none() {
             kind |= kind::WITH_FUNCTION;
         }
+        let named = match number {
+            Some(_) => 0,
+            None => self.name_number(py, &name_of(function)),
+        };
         let held = result.get().has_calls();
         let published = self.inner.with(py, |i| {
             if large_bytes > 0
@@ -203,7 +239,7 @@ impl Core {
                 &encoder.bytes,
                 copy_place(&place),
                 kind,
-                number.unwrap_or(0),
+                number.unwrap_or(named),
                 0,
                 1,
                 target,
@@ -292,11 +328,12 @@ impl Core {
         calls: Option<Callbacks>,
         terms: Terms,
     ) -> PyResult<Arc<Job>> {
+        let task = name_of(func);
         // A function that cannot be pickled fails each item, as in multiprocessing, not this call.
         let number = self.function_number(py, func).unwrap_or(None);
         let function = match number {
             Some(n) => Function::Number(n),
-            None => Function::Inline(func.clone().unbind()),
+            None => Function::Inline(func.clone().unbind(), self.name_number(py, &task)),
         };
         let cost_ns = number.map_or(0.0, |n| self.inner.with(py, |i| i.known[n as usize].cost_ns));
         let has_calls = calls.is_some();
@@ -331,7 +368,7 @@ impl Core {
             chunk,
             usual_chunk: usual,
             terms,
-            task: name_of(func),
+            task,
         }))
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
+use super::watched::{Note, Text, WatchWords, NAME_WORDS};
 use crate::os::memory::PAGE_BYTES;
 use crate::shm::ArenaPlan;
 
@@ -52,7 +53,11 @@ pub(super) struct Plan {
     pub task_ring: u64,
     pub result_rings: u64,
     pub slots: u64,
+    pub notes: u64,
+    pub names: u64,
     pub arena: ArenaPlan,
+    /// Where what watchers read ends, and the arena begins.
+    pub tables_end: u64,
     pub end: u64,
 }
 
@@ -66,10 +71,10 @@ impl Plan {
         let task_ring = page(functions + u64::from(FUNCTIONS) * 8);
         let result_rings = page(task_ring + slots * 4);
         let slots_at = page(result_rings + u64::from(geometry.seats) * slots * 4);
-        let arena = ArenaPlan::new(
-            page(slots_at + slots * std::mem::size_of::<Slot>() as u64),
-            geometry.class_bytes,
-        );
+        let notes = page(slots_at + slots * std::mem::size_of::<Slot>() as u64);
+        let names = page(notes + slots * std::mem::size_of::<Note>() as u64);
+        let tables_end = page(names + u64::from(FUNCTIONS) * std::mem::size_of::<Text<NAME_WORDS>>() as u64);
+        let arena = ArenaPlan::new(tables_end, geometry.class_bytes);
         let end = arena.end();
         Plan {
             geometry,
@@ -79,7 +84,10 @@ impl Plan {
             task_ring,
             result_rings,
             slots: slots_at,
+            notes,
+            names,
             arena,
+            tables_end,
             end,
         }
     }
@@ -128,6 +136,8 @@ pub struct Header {
     pub caller: Apart<CallerWords>,
     /// The pool's life.
     pub life: Apart<LifeWords>,
+    /// What only watchers read.
+    pub watch: Apart<WatchWords>,
 }
 
 /// The caller's sleep.
@@ -243,7 +253,7 @@ pub struct Seat {
     pub deadline_ns: AtomicU64,
     /// When the running item began.
     pub started_ns: AtomicU64,
-    /// Items finished.
+    /// Slots completed.
     pub items_done: AtomicU64,
     /// When the worker's end was noticed, in nanoseconds of the monotonic clock.
     pub ended_ns: AtomicU64,
@@ -261,6 +271,12 @@ pub struct Seat {
     pub stack_block: AtomicU32,
     /// The stack's length in bytes.
     pub stack_len: AtomicU32,
+    /// When the current slot was claimed, in nanoseconds of the coarse monotonic clock; for watchers.
+    pub claimed_ns: AtomicU64,
+    /// Items run to their end since the worker began, however they ended; for watchers.
+    pub items: AtomicU64,
+    /// Those of them that raised or panicked; for watchers.
+    pub failed: AtomicU64,
     /// Results published in the seat's ring; the only word that says so.
     pub produced: Apart<AtomicU64>,
 }

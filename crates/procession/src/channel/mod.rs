@@ -2,7 +2,9 @@
 #![doc = include_str!("README.md")]
 
 mod layout;
+mod view;
 mod wake;
+mod watched;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{fence, AtomicU64, Ordering};
@@ -13,7 +15,9 @@ use crate::os::memory::{create_sealed, is_out_of_descriptors, Mapping};
 use crate::shm::{Arena, Owner};
 pub use layout::{Geometry, Seat, Slot, Stage, SLOT_INLINE_BYTES};
 use layout::{Header, Plan};
+pub use view::View;
 pub use wake::{Idle, SpinBudget};
+pub use watched::{Note, Text, WatchWords};
 
 /// What a slot's state word says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +101,11 @@ impl Channel {
                 Ok(mapping) => {
                     let channel = Self::over(Arc::new(mapping), plan, idle_cap_bytes);
                     channel.header().write(geometry);
+                    let watch = &channel.header().watch;
+                    watch
+                        .created_ns
+                        .store(crate::os::time::monotonic_ns(), Ordering::Relaxed);
+                    watch.caller_pid.store(std::process::id(), Ordering::Relaxed);
                     channel.mapping.populate(channel.plan.slots as usize, 64 * 1024);
                     return Ok(channel);
                 }
@@ -232,6 +241,42 @@ impl Channel {
                 .add(self.plan.functions as usize + function as usize * 8)
                 .cast()
         }
+    }
+
+    /// Tells watchers the name of a function.
+    ///
+    /// # Panics
+    /// Panics if `function` is not below the table's length.
+    pub fn set_function_name(&self, function: u32, name: &str) {
+        assert!(function < layout::FUNCTIONS, "function {function} does not exist");
+        let offset = self.plan.names as usize + function as usize * std::mem::size_of::<watched::Name>();
+        // SAFETY: the plan places that many names there; all their words are atomics.
+        unsafe { &*self.mapping.start().as_ptr().add(offset).cast::<watched::Name>() }.set(name);
+    }
+
+    /// What the caller notes of the task in a slot, for watchers.
+    ///
+    /// # Panics
+    /// Panics if there is no such slot.
+    #[inline]
+    pub fn note(&self, slot: u32) -> &Note {
+        assert!(slot < self.plan.geometry.slots, "slot {slot} does not exist");
+        let offset = self.plan.notes as usize + slot as usize * std::mem::size_of::<Note>();
+        // SAFETY: the plan places `slots` notes there; all their words are atomics.
+        unsafe { &*self.mapping.start().as_ptr().add(offset).cast::<Note>() }
+    }
+
+    /// Adds what the worker in `seat`, which has ended, has counted to the pool's totals.
+    pub fn add_up(&self, seat: u32, in_order: bool) {
+        let (s, watch) = (self.seat(seat), &self.header().watch);
+        watch
+            .items
+            .fetch_add(s.items.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        watch
+            .failed
+            .fetch_add(s.failed.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        let how = if in_order { &watch.retired } else { &watch.died };
+        how.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many functions the table holds at most.

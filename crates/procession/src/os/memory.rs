@@ -34,6 +34,16 @@ pub fn file_len(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(rustix::fs::fstat(fd)?.st_size as u64)
 }
 
+/// The bytes of memory that the file behind `fd` has got so far.
+pub fn memory_of(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(fd)?.st_blocks as u64 * 512)
+}
+
+/// Whether nobody can shorten the file behind `fd` any more, so that it may be mapped and read without fear of SIGBUS.
+pub fn cannot_shrink(fd: BorrowedFd<'_>) -> bool {
+    rustix::fs::fcntl_get_seals(fd).is_ok_and(|seals| seals.contains(SealFlags::SHRINK))
+}
+
 /// A shared, writable mapping of a whole memfd, unmapped on drop.
 #[derive(Debug)]
 pub struct Mapping {
@@ -59,6 +69,24 @@ impl Mapping {
                 std::ptr::null_mut(),
                 len,
                 ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::SHARED | MapFlags::NORESERVE,
+                &fd,
+                0,
+            )?
+        };
+        let start =
+            NonNull::new(start.cast::<u8>()).ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        Ok(Self { start, len, fd })
+    }
+
+    /// Maps the first `len` bytes of `fd` for reading alone: a write through this mapping is a fault.
+    pub fn read_only(fd: OwnedFd, len: usize) -> io::Result<Self> {
+        // SAFETY: as in `new`.
+        let start = unsafe {
+            mmap(
+                std::ptr::null_mut(),
+                len,
+                ProtFlags::READ,
                 MapFlags::SHARED | MapFlags::NORESERVE,
                 &fd,
                 0,

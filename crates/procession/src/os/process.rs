@@ -355,6 +355,46 @@ pub fn parent_of(pid: u32) -> Option<u32> {
     ProcStat::of(pid).map(|stat| stat.parent)
 }
 
+/// What a process uses of the machine.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Usage {
+    /// The kernel's letter, see [`process_state`].
+    pub state: char,
+    /// How long its threads have run, in seconds.
+    pub cpu_seconds: f64,
+    /// Its memory that is present, in bytes.
+    pub resident_bytes: u64,
+    /// When it started, in clock ticks since the machine did: differs when its number was given to another process.
+    pub start_ticks: u64,
+}
+
+impl Usage {
+    /// How long the process has run, in seconds.
+    pub fn age_seconds(&self) -> f64 {
+        // SAFETY: no pointers.
+        let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) }.max(1) as f64;
+        (super::time::since_boot_seconds() - self.start_ticks as f64 / ticks).max(0.0)
+    }
+}
+
+/// What the process with this number uses; `None` if there is none.
+pub fn usage_of(pid: u32) -> Option<Usage> {
+    let stat = ProcStat::of(pid)?;
+    // SAFETY: no pointers.
+    let (ticks, page) = unsafe {
+        (
+            libc::sysconf(libc::_SC_CLK_TCK),
+            libc::sysconf(libc::_SC_PAGESIZE),
+        )
+    };
+    Some(Usage {
+        state: stat.state,
+        cpu_seconds: stat.cpu_ticks as f64 / ticks.max(1) as f64,
+        resident_bytes: stat.resident_pages * page.max(0) as u64,
+        start_ticks: stat.start_ticks,
+    })
+}
+
 /// The number of the calling process's parent, 0 if it is outside the caller's pid namespace.
 pub fn parent_pid() -> u32 {
     // SAFETY: always succeeds.

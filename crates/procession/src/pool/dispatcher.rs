@@ -370,6 +370,10 @@ impl Dispatcher {
             SlotState::Done(by, _) if by == seat => self.arrive(seat, slot, arrivals),
             SlotState::Claimed(by, _) | SlotState::Doomed(by, _) if by == seat => {
                 self.land(slot);
+                let timed_out = s.killed.load(Ordering::Acquire) == Seat::KILLED_FOR_TIME;
+                let watch = &channel.header().watch;
+                watch.lost.fetch_add(1, Ordering::Relaxed);
+                watch.timed_out.fetch_add(u64::from(timed_out), Ordering::Relaxed);
                 let loss = Loss {
                     pid: s.pid.load(Ordering::Relaxed),
                     number: s.number.load(Ordering::Relaxed),
@@ -475,6 +479,7 @@ impl Dispatcher {
             let stage = s.stage.load(Ordering::Acquire);
             if stage == Seat::STARTING || stage == Seat::READY {
                 s.exit_code.store(-9, Ordering::Relaxed);
+                self.channel.add_up(seat, false);
                 s.stage.store(Seat::ENDED, Ordering::Release);
                 self.channel.forget_worker(seat);
             }

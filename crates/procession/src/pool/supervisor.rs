@@ -103,6 +103,11 @@ impl Supervisor {
     pub fn run(self, fork: &mut dyn FnMut() -> io::Result<Forked>) -> io::Result<Role> {
         let mask = block_all_signals();
         let supervisor = std::process::id();
+        self.channel
+            .header()
+            .watch
+            .supervisor_pid
+            .store(supervisor, Ordering::Relaxed);
         let prepared = become_subreaper().and_then(|()| ChildEvents::new());
         let children = match prepared {
             Ok(children) => children,
@@ -200,6 +205,7 @@ impl Supervisor {
             s.killed.store(Seat::NOT_KILLED, Ordering::Relaxed);
             s.deadline_ns.store(0, Ordering::Relaxed);
             s.items_done.store(0, Ordering::Relaxed);
+            s.claimed_ns.store(0, Ordering::Relaxed);
             s.pid.store(0, Ordering::Relaxed);
             s.stack_signal.store(0, Ordering::Relaxed);
             s.stack_done.store(0, Ordering::Relaxed);
@@ -299,6 +305,7 @@ impl Supervisor {
         let code = status.exit_code_like_python();
         seat.exit_code.store(code, Ordering::Relaxed);
         seat.ended_ns.store(time::monotonic_ns(), Ordering::Relaxed);
+        self.channel.add_up(hand.seat, code == 0 || watch.ending);
         // Sync point *worker's end*: the caller's Acquire comes before it looks at what the dead one left.
         seat.stage.store(Seat::ENDED, Ordering::Release);
         self.channel.forget_worker(hand.seat);

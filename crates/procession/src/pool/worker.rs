@@ -1,6 +1,6 @@
 //! The worker's side of a pool: taking tasks, giving results.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -83,6 +83,9 @@ impl Worker {
     #[inline]
     pub fn claim(&mut self) -> Option<u32> {
         let slot = self.channel.claim(self.seat)?;
+        let seat = self.channel.seat(self.seat);
+        seat.claimed_ns
+            .store(time::coarse_monotonic_ns(), Ordering::Relaxed);
         if self.searching {
             self.searching = false;
             self.channel.stop_searching(self.seat);
@@ -137,6 +140,7 @@ impl Worker {
     /// Waits to be killed if its time was over: the supervisor has decided so, and the caller will be told so.
     #[inline]
     pub fn end_item(&self, slot: &Slot) {
+        count(&self.channel.seat(self.seat).items);
         if slot.timeout_ms.load(Ordering::Relaxed) != 0 {
             let seat = self.channel.seat(self.seat);
             while seat.deadline_ns.swap(0, Ordering::AcqRel) == Seat::DOOMED {
@@ -146,13 +150,16 @@ impl Worker {
         }
     }
 
+    /// Counts the running item as one that raised or panicked.
+    pub fn count_failure(&self) {
+        count(&self.channel.seat(self.seat).failed);
+    }
+
     /// Publishes a slot's result.
     #[inline]
     pub fn complete(&mut self, slot: u32) {
         self.tasks_left -= 1;
-        let seat = self.channel.seat(self.seat);
-        let done = seat.items_done.load(Ordering::Relaxed) + 1;
-        seat.items_done.store(done, Ordering::Relaxed);
+        count(&self.channel.seat(self.seat).items_done);
         if self.channel.complete(self.seat, slot) && self.channel.caller_wants_waking() {
             self.results.signal();
         }
@@ -180,6 +187,12 @@ impl Worker {
     pub fn report_broken(&self, text: &str) {
         report_broken(&self.channel, &self.results, text);
     }
+}
+
+/// Adds one to a word that nobody else writes.
+#[inline]
+fn count(word: &AtomicU64) {
+    word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
 
 /// Records why a pool can have no workers, and tells its caller. The first record stays.

@@ -13,6 +13,10 @@ pub(crate) struct ProcStat {
     pub threads: usize,
     /// When it started, in clock ticks since boot: number and start time together name a process for good.
     pub start_ticks: u64,
+    /// How long its threads have run, in clock ticks.
+    pub cpu_ticks: u64,
+    /// Its memory that is present, in pages.
+    pub resident_pages: u64,
 }
 
 impl ProcStat {
@@ -39,6 +43,8 @@ impl ProcStat {
             session: fields.get(3)?.parse().ok()?,
             threads: fields.get(17)?.parse().ok()?,
             start_ticks: fields.get(19)?.parse().ok()?,
+            cpu_ticks: fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?,
+            resident_pages: fields.get(21)?.parse().ok()?,
         })
     }
 }
@@ -56,6 +62,8 @@ mod tests {
             session: 5,
             threads: 3,
             start_ticks: 12345,
+            cpu_ticks: 3,
+            resident_pages: 10,
         };
         assert_eq!(ProcStat::parse(line), Some(stat));
         assert_eq!(ProcStat::parse(b"42 (cut"), None);

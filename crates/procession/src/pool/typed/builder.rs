@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::function::keep_panics_of_tasks;
-use super::ledger::{timeout_ms, Ledger};
+use super::ledger::{timeout_ms, Ledger, NAME_PREFIX};
 use super::lifecycle::Shared;
 use super::start::{Initializer, Starter};
 use super::Pool;
@@ -178,6 +178,14 @@ impl PoolBuilder {
             .store(options.recycle_memory.unwrap_or(0), Ordering::Relaxed);
         life.shortest_timeout_ms
             .store(timeout_ms(options.timeout), Ordering::Relaxed);
+        channel.header().watch.describe(
+            NAME_PREFIX,
+            1,
+            match options.start_method {
+                StartMethod::Fork => "fork",
+                StartMethod::Spawn => "spawn",
+            },
+        );
         let ledger = Ledger::new(
             channel.clone(),
             options.timeout,

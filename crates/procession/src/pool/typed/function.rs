@@ -189,6 +189,8 @@ fn anchor() {}
 pub(super) enum Ran {
     /// Its frame was written.
     Plain,
+    /// The frame was written that says why there is no result.
+    Failed,
     /// Its frame was written, and arrays go with it.
     WithParts,
     /// There is no memory even to say that there is none.
@@ -225,7 +227,7 @@ pub(super) fn run_item(
             port.cancel_sending();
             sink.truncate(before);
             if write_failure(sink, failure) {
-                Ran::Plain
+                Ran::Failed
             } else {
                 Ran::NoMemory
             }

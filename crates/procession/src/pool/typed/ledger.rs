@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::frame::Frames;
 use super::function::Function;
 use super::helper::Callback;
-use crate::channel::{Channel, Seat, Slot, SlotState, SLOT_INLINE_BYTES};
+use crate::channel::{Channel, Note, Seat, Slot, SlotState, SLOT_INLINE_BYTES};
 use crate::error::{Error, Kind};
 use crate::os::process::ExitStatus;
 use crate::pool::dispatcher::{Arrival, Dispatcher, Loss};
@@ -297,6 +297,7 @@ impl Ledger {
             .life
             .functions
             .store(number + 1, Ordering::Release);
+        self.channel.set_function_name(number, function.name());
         self.names.push(function.name());
         self.functions.insert(function.key(), number);
         Ok(number)
@@ -609,8 +610,13 @@ impl Ledger {
         );
         s.finished.store(record.first, Ordering::Relaxed);
         s.kind.store(kind, Ordering::Relaxed);
-        s.function
-            .store(self.jobs[record.job as usize].task.function, Ordering::Relaxed);
+        let task = &self.jobs[record.job as usize].task;
+        s.function.store(task.function, Ordering::Relaxed);
+        let first_item = if task.many { record.base } else { Note::NO_ITEM };
+        self.channel
+            .note(slot)
+            .first_item
+            .store(first_item, Ordering::Relaxed);
         s.timeout_ms.store(self.timeout_ms, Ordering::Relaxed);
         s.result_block.store(Block::NONE, Ordering::Relaxed);
         s.result_len.store(0, Ordering::Relaxed);
@@ -1152,8 +1158,11 @@ pub(super) struct Collected {
     pub seat_wanted: bool,
 }
 
+/// What the names of a pool's workers begin with.
+pub(super) const NAME_PREFIX: &str = "ForkPoolWorker-";
+
 pub(super) fn worker_name(number: u32) -> String {
-    format!("ForkPoolWorker-{number}")
+    format!("{NAME_PREFIX}{number}")
 }
 
 /// A limit in the milliseconds that slots tell, rounded up; 0 for none.

@@ -97,6 +97,7 @@ pub(super) fn run_slot(worker: &Worker, s: &Slot, port: &Port) -> bool {
         worker.end_item(s);
         match ran {
             Ran::Plain => {}
+            Ran::Failed => worker.count_failure(),
             Ran::WithParts if with_parts => {}
             Ran::WithParts => {
                 with_parts = true;
