@@ -115,9 +115,7 @@ def task_fault(contestant: Contestant, record: Callable[..., None], fault: str) 
             verdict = "more fail"
         again_text = "" if usable else f"; then {len(again)} of {TASKS} good tasks"
     detail = f"{len(results)} results, {len(errors)} errors, {never} never{again_text}"
-    record(
-        "cell", verdict, detail=detail, error=_text(errors[0]) if errors else "", seconds=round(seconds, 3)
-    )
+    record("cell", verdict, detail=detail, error=_text(errors[0]) if errors else "", seconds=round(seconds, 3))
     _end(contestant, record)
 
 

@@ -275,8 +275,11 @@ def page(run: dict[str, Any]) -> str:
         "",
         f"Measured on {about['date']} with {about['python']} on {about['cpus_usable']} CPUs ({about['cpu']}), "
         f"Linux {about['kernel']}, of "
-        + ", ".join(f"{name} {version}" for name, version in about["libraries"].items() if version and name in
-                    {n.partition(':')[0] for n in names})
+        + ", ".join(
+            f"{name} {version}"
+            for name, version in about["libraries"].items()
+            if version and name in {n.partition(":")[0] for n in names}
+        )
         + ". Anew by `make faults`; every cell's evidence is in "
         "[bench/raw/faults.json](../bench/raw/faults.json).",
         "",
@@ -334,7 +337,9 @@ def main() -> int:
             else:
                 cell = outside_cell(arguments.python, name, fault)
             run["cells"][name][fault] = cell
-            shown = cell_text(cell) if fault != TIMES else f"{time_text(cell, 'error')}, {time_text(cell, 'replacement')}"
+            shown = (
+                cell_text(cell) if fault != TIMES else f"{time_text(cell, 'error')}, {time_text(cell, 'replacement')}"
+            )
             print(f"{fault:22} {name:26} {shown.replace('**', '')}   {cell.get('detail', '')}", flush=True)
     bad = complaints(run)
     for line in bad:

@@ -42,8 +42,12 @@ if __name__ == "__main__":
         except mp.ProcessError:
             pass
         later = other.map_async(fetch, range(1000))
-        for _ in pool.imap_unordered(resize, range(10**9)):
-            pass
+        pictures = pool.imap_unordered(resize, range(10**9))
+        while True:
+            try:
+                next(pictures)
+            except ValueError:
+                pass
 """
 
 COLOURS = {"1": "#e06c75", "2": "#98c379", "3": "#e5c07b", "4": "#61afef", "5": "#c678dd", "6": "#56b6c2"}

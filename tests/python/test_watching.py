@@ -163,7 +163,9 @@ class Terminal:
             return
         # What is incomplete waits for its rest. Only changed letters are sent, each run with its place before it.
         consumed = 0
-        for match in re.finditer(rb"\x1b\[([?\d;]*)([A-Za-z])|\x1b[^\[]|[^\x1b]+(?=.)|[\x00-\x7f]", self.undecoded, re.DOTALL):
+        for match in re.finditer(
+            rb"\x1b\[([?\d;]*)([A-Za-z])|\x1b[^\[]|[^\x1b]+(?=.)|[\x00-\x7f]", self.undecoded, re.DOTALL
+        ):
             if match.start() != consumed:
                 break
             consumed = match.end()
@@ -244,7 +246,22 @@ if shutil.which("tmux"):
         with open_pool("fork", 2) as pool:
             pool.map(tasks.double, range(1234))
             waiting = pool.map_async(tasks.wait_for_file, [str(gate)] * 2, chunksize=1)
-            tmux("-f", "/dev/null", "new-session", "-d", "-s", "top", "-x", "100", "-y", "20", COMMAND, "top", "-i", "0.1")
+            tmux(
+                "-f",
+                "/dev/null",
+                "new-session",
+                "-d",
+                "-s",
+                "top",
+                "-x",
+                "100",
+                "-y",
+                "20",
+                COMMAND,
+                "top",
+                "-i",
+                "0.1",
+            )
             try:
                 screen = []
 
