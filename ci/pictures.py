@@ -62,7 +62,8 @@ def styled_runs(line: str):
         if text:
             yield text, colour, bold, dim, inverse
             continue
-        for code in (codes or "0").split(";"):
+        # A colour out of 256 is three numbers; the first eight are the ones that are told by one elsewhere.
+        for code in re.sub(r"38;5;([0-7])\b", r"3\1", codes or "0").split(";"):
             if code == "0":
                 colour, bold, dim, inverse = FOREGROUND, False, False, False
             elif code in ("1", "2", "7"):
