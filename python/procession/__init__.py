@@ -31,7 +31,7 @@ from .errors import (
 # asked for, not repeated, so that those of later Python versions are here too.
 globals().update((name, getattr(context._default_context, name)) for name in _stdlib_names)
 
-__all__ = [*_stdlib_names, *errors.__all__]
+__all__ = [*_stdlib_names, *errors.__all__, "Retry", "ProcessPoolExecutor", "worker_state"]
 
 # Imported at first use: each spawned worker imports this package again, so its import time is their start time.
 _LAZY_SUBMODULES = frozenset(
@@ -39,6 +39,8 @@ _LAZY_SUBMODULES = frozenset(
         "connection",
         "dummy",
         "forkserver",
+        "futures",
+        "joblib",
         "heap",
         "managers",
         "pool",
@@ -58,7 +60,15 @@ _LAZY_SUBMODULES = frozenset(
 )
 
 
+_LAZY_NAMES = {"Retry": "_retry", "ProcessPoolExecutor": "futures", "worker_state": "_worker"}
+
+
 def __getattr__(name):
+    if name in _LAZY_NAMES:
+        from importlib import import_module
+
+        globals()[name] = value = getattr(import_module("." + _LAZY_NAMES[name], __name__), name)
+        return value
     if name in _LAZY_SUBMODULES:
         from importlib import import_module
 
@@ -71,4 +81,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *_LAZY_SUBMODULES, "__version__"})
+    return sorted({*globals(), *_LAZY_SUBMODULES, *_LAZY_NAMES, "__version__"})

@@ -20,7 +20,9 @@ from . import (
     dummy as dummy,
     errors as errors,
     forkserver as forkserver,
+    futures as futures,
     heap as heap,
+    joblib as joblib,
     managers as managers,
     pool as pool,
     popen_fork as popen_fork,
@@ -47,6 +49,9 @@ from .errors import (
     WorkerDied as WorkerDied,
     WorkerInitError as WorkerInitError,
 )
+from ._retry import Retry as Retry
+from ._worker import worker_state as worker_state
+from .futures import ProcessPoolExecutor as ProcessPoolExecutor
 from .process import Process as Process
 
 __all__ = [
@@ -95,6 +100,9 @@ __all__ = [
     "TaskTimeout",
     "WorkerDied",
     "WorkerInitError",
+    "Retry",
+    "ProcessPoolExecutor",
+    "worker_state",
 ]
 
 __version__: str

@@ -36,6 +36,7 @@ class PoolBase:
         *,
         timeout: float | None = None,
         priority: int = 0,
+        retries: Any = None,
     ) -> _T: ...
     def apply_async(
         self,
@@ -47,6 +48,7 @@ class PoolBase:
         *,
         timeout: float | None = None,
         priority: int = 0,
+        retries: Any = None,
     ) -> ApplyResult[_T]: ...
     def cancel(self) -> int: ...
     def _promise(
@@ -54,7 +56,20 @@ class PoolBase:
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[BaseException], object] | None,
         canceller: Callable[[], bool],
+        many: bool,
     ) -> ApplyResult[Any]: ...
+    def _attempt(
+        self,
+        func: Callable[..., _T],
+        args: Iterable[Any],
+        kwds: Mapping[str, Any],
+        callback: Callable[[_T], object] | None,
+        error_callback: Callable[[BaseException], object] | None,
+        timeout: float | None,
+        priority: int,
+    ) -> ApplyResult[_T]: ...
+    def _set_retrying(self, on: bool) -> None: ...
+    def _cancel_queued(self) -> int: ...
     def _map(
         self,
         func: Callable[..., _T],
@@ -137,6 +152,7 @@ class IMapIterator(Iterator[_T]):
     def cancel(self) -> bool: ...
     def __aiter__(self) -> Self: ...
     def __anext__(self) -> Coroutine[Any, Any, _T]: ...
+    def _cancel_queued(self) -> bool: ...
     def _listen(self, listener: Callable[[], object]) -> bool: ...
     def _feeder(self) -> Feeder | None: ...
 

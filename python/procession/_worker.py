@@ -4,9 +4,34 @@ import os
 import sys
 from multiprocessing import process as _process
 
-from . import _native
+from . import _limits, _native
 
 __all__ = ()
+
+
+# What the initializer returned, in a worker that has one.
+_state = []
+
+
+def worker_state():
+    """What the pool's `initializer` returned in this worker: a connection, a model, whatever its tasks share.
+
+    Raises:
+        RuntimeError: outside of a pool's worker, or if the pool has no initializer.
+
+    Example:
+        >>> import procession as mp
+        >>> def load():
+        ...     return {"factor": 3}
+        >>> def scale(x):
+        ...     return mp.worker_state()["factor"] * x
+        >>> if __name__ == "__main__":
+        ...     with mp.Pool(2, initializer=load) as pool:
+        ...         pool.map(scale, [1, 2])
+    """
+    if not _state:
+        raise RuntimeError("worker_state() is for tasks of a pool that has an initializer")
+    return _state[-1]
 
 
 class Settings:
@@ -15,6 +40,8 @@ class Settings:
     def __init__(self, pool):
         self.initializer = pool._initializer
         self.initargs = pool._initargs
+        self.cpus = pool._cpus
+        self.threads = pool._threads_per_worker
         self.start_method = pool._start_method
         self.first_number = pool._first_number
         caller = _process.current_process()
@@ -43,11 +70,12 @@ class PoolWorker(_process.BaseProcess):
         if settings.start_method != "fork":
             _seed_numpy()
         _offer_stack(seat)
+        _limits.hold_worker(seat.number, settings.cpus, settings.threads)
         if settings.initializer is not None:
             if seat.pool_is_broken:
                 sys.exit(1)
             try:
-                settings.initializer(*settings.initargs)
+                _state.append(settings.initializer(*settings.initargs))
             except BaseException:
                 import traceback
 

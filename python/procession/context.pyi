@@ -12,6 +12,7 @@ from multiprocessing.context import (
 from typing import Any, ClassVar, Literal, overload
 
 from . import process as process
+from ._retry import Retry
 from .pool import Pool as _Pool
 from .process import (
     ForkProcess as ForkProcess,
@@ -35,6 +36,9 @@ class BaseContext(multiprocessing.context.BaseContext):
         timeout: float | None = None,
         memory_limit: float | str | None = None,
         recycle_memory: float | str | None = None,
+        retries: Retry | int | None = None,
+        cpu_affinity: Iterable[int] | bool | None = None,
+        threads_per_worker: int | Literal["auto"] | None = "auto",
     ) -> _Pool: ...
     @overload  # type: ignore[override]
     def get_context(self, method: None = None) -> DefaultContext: ...

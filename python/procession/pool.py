@@ -7,7 +7,6 @@ How it works is told in the project's ARCHITECTURE.md.
 
 import operator
 import os
-import re
 import threading
 import warnings
 import weakref
@@ -27,8 +26,9 @@ from multiprocessing.pool import (
     starmapstar,
 )
 
-from . import _native, _start
+from . import _limits, _native, _retry, _start
 from ._native import ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult
+from ._retry import retry_of
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -54,6 +54,13 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         memory_limit: bytes of memory of its own that a worker may have, also in the midst of a task: as an int, or a text
             such as `"500M"` or `"1.5G"`. Then the worker is killed, and its task's result raises `MemoryLimitExceeded`.
             What it inherited by a fork, and shared memory, do not count. None for no limit.
+        retries: how often a task is tried again whose worker died, that ran too long or took too much memory; or a `Retry`,
+            which also says after which pause and which other errors count. Each call may have `retries` of its own. A task
+            that kills its worker each time raises `PoisonTask` at last.
+        cpu_affinity: the numbers of the CPUs on which workers run, one for each in turn; True for all that this process
+            may use. None lets the system choose.
+        threads_per_worker: how many threads numeric libraries (OpenMP, OpenBLAS, MKL, …) may use in each worker. By
+            default the CPUs are divided among the workers, unless the environment says otherwise. None for no limit.
         recycle_memory: bytes of memory of its own with which a worker is replaced after its task, for tasks that leak.
 
     Raises:
@@ -86,6 +93,9 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         timeout=None,
         memory_limit=None,
         recycle_memory=None,
+        retries=None,
+        cpu_affinity=None,
+        threads_per_worker="auto",
     ):
         # What `__del__` and `__repr__` look at exists from the beginning, whatever fails below.
         self._state = INIT
@@ -113,8 +123,12 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             # Beyond some weeks it is no limit.
             timeout_ms = max(1, round(timeout * 1000)) if timeout < _MOST_SECONDS else 0
 
-        memory_limit = _bytes_of("memory_limit", memory_limit)
-        recycle_memory = _bytes_of("recycle_memory", recycle_memory)
+        self._retry = retry_of(retries)
+        self._promises = set()
+        self._cpus = _limits.cpus_of(cpu_affinity)
+        self._threads_per_worker = _limits.threads_of(threads_per_worker, processes)
+        memory_limit = _limits.bytes_of("memory_limit", memory_limit)
+        recycle_memory = _limits.bytes_of("recycle_memory", recycle_memory)
         processes = operator.index(processes)
         if processes > _MOST_PROCESSES:
             raise ValueError(f"Number of processes must be at most {_MOST_PROCESSES}, not {processes}")
@@ -137,6 +151,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             first_number,
             method,
         )
+        self._set_retrying(self._retry.times > 0)
         self._start_method = method
         self._first_number = first_number
         self._launch()
@@ -190,44 +205,87 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         # A worker that is being started counts, as a process object does in multiprocessing.
         return workers + [_Worker(self, None, None, "starting") for _ in range(missing)]
 
-    def map(self, func, iterable, chunksize=None, *, timeout=None, priority=0):
+    def _retrying(self, func, args, kwds, calls, timeout, priority, retries):
+        retry = self._retry if retries is None else retry_of(retries)
+        if retry.times == 0:
+            return self._attempt(func, args, kwds, *calls, timeout, priority)
+        return _retry.apply_async(self, (func, args, kwds), calls, (timeout, priority), retry)
+
+    def _retry_for(self, retries):
+        # None if nothing is tried again, which is the fast way.
+        retry = self._retry if retries is None else retry_of(retries)
+        return retry if retry.times else None
+
+    def map(self, func, iterable, chunksize=None, *, timeout=None, priority=0, retries=None):
         """Calls `func` on each item in the workers; returns the list of results in the order of the items.
 
         Without `chunksize`, items are sent in batches whose size follows from how long they take. If a call raises, so
-        does this, when all others are done. `timeout` (for each item) and `priority` are as in `apply_async`.
+        does this, when all others are done. `timeout`, `priority` and `retries` (all for each item) are as in
+        `apply_async`; items that may be tried again are sent singly.
         """
+        if self._retry_for(retries) is not None:
+            return self._begin_map(func, iterable, chunksize, None, None, False, timeout, priority, retries).get()
         return self._map(func, iterable, chunksize, False, timeout, priority)
 
-    def starmap(self, func, iterable, chunksize=None, *, timeout=None, priority=0):
+    def starmap(self, func, iterable, chunksize=None, *, timeout=None, priority=0, retries=None):
         """Like `map`, but each item is a sequence of arguments: `[(1, 2), (3, 4)]` gives `[func(1, 2), func(3, 4)]`."""
+        if self._retry_for(retries) is not None:
+            return self._begin_map(func, iterable, chunksize, None, None, True, timeout, priority, retries).get()
         return self._map(func, iterable, chunksize, True, timeout, priority)
 
     def map_async(
-        self, func, iterable, chunksize=None, callback=None, error_callback=None, *, timeout=None, priority=0
+        self,
+        func,
+        iterable,
+        chunksize=None,
+        callback=None,
+        error_callback=None,
+        *,
+        timeout=None,
+        priority=0,
+        retries=None,
     ):
         """Like `map`, but returns a `MapResult` at once."""
-        return self._map_async(func, iterable, chunksize, callback, error_callback, False, timeout, priority)
+        return self._begin_map(func, iterable, chunksize, callback, error_callback, False, timeout, priority, retries)
 
     def starmap_async(
-        self, func, iterable, chunksize=None, callback=None, error_callback=None, *, timeout=None, priority=0
+        self,
+        func,
+        iterable,
+        chunksize=None,
+        callback=None,
+        error_callback=None,
+        *,
+        timeout=None,
+        priority=0,
+        retries=None,
     ):
         """Like `starmap`, but returns a `MapResult` at once."""
-        return self._map_async(func, iterable, chunksize, callback, error_callback, True, timeout, priority)
+        return self._begin_map(func, iterable, chunksize, callback, error_callback, True, timeout, priority, retries)
 
-    def imap(self, func, iterable, chunksize=1, *, buffersize=None, timeout=None, priority=0):
+    def _begin_map(self, func, iterable, chunksize, callback, error_callback, star, timeout, priority, retries):
+        retry = self._retry_for(retries)
+        if retry is None:
+            return self._map_async(func, iterable, chunksize, callback, error_callback, star, timeout, priority)
+        self._check_running()
+        calls = (callback, error_callback)
+        return _retry.map_async(self, func, iterable, star, calls, (timeout, priority), retry)
+
+    def imap(self, func, iterable, chunksize=1, *, buffersize=None, timeout=None, priority=0, retries=None):
         """Returns an iterator over the results, in the order of the items, each as soon as it is there.
 
         Items are pulled from `iterable` as they are needed: at most `buffersize` are being worked on or wait to be
         taken, 128 for each worker if it is None. A source that is not one of Python's own containers is pulled in a
-        thread of its own, so it may block. `timeout` (for each item) and `priority` are as in `apply_async`.
+        thread of its own, so it may block. `timeout`, `priority` and `retries` are as in `map`; if items may be tried
+        again, they are pulled when a result is asked for.
         """
-        return self._lazily(func, iterable, chunksize, buffersize, True, timeout, priority)
+        return self._lazily(func, iterable, chunksize, buffersize, True, timeout, priority, retries)
 
-    def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None, timeout=None, priority=0):
+    def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None, timeout=None, priority=0, retries=None):
         """Like `imap`, but gives results out in the order in which they arrive."""
-        return self._lazily(func, iterable, chunksize, buffersize, False, timeout, priority)
+        return self._lazily(func, iterable, chunksize, buffersize, False, timeout, priority, retries)
 
-    def _lazily(self, func, iterable, chunksize, buffersize, ordered, timeout, priority):
+    def _lazily(self, func, iterable, chunksize, buffersize, ordered, timeout, priority, retries):
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
@@ -238,6 +296,10 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
                 raise ValueError("buffersize must be None or > 0")
             buffersize = min(buffersize, _MOST_ITEMS)
         chunksize = min(operator.index(chunksize), _MOST_ITEMS)
+        retry = self._retry_for(retries)
+        if retry is not None:
+            buffersize = buffersize or 128 * self._processes
+            return _retry.RetryingIterator(self, func, iterable, buffersize, ordered, (timeout, priority), retry)
         iterator = self._imap(func, iterable, chunksize, buffersize, ordered, False, timeout, priority)
         feeder = iterator._feeder()
         if feeder is not None:
@@ -258,6 +320,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         """
         self._state = TERMINATE
         self._terminate()
+        _retry.end_all(self)
 
     def join(self):
         """Waits until all work is done and all workers have ended. Call `close` or `terminate` first."""
@@ -311,26 +374,6 @@ class _Worker:
 
     def __repr__(self):
         return f"<{self.name} pid={self.pid} {self._stage} daemon>"
-
-
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-
-def _bytes_of(name, amount):
-    if amount is None:
-        return 0
-    if isinstance(amount, str):
-        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([KMGT]?)(?:i?B)?\s*", amount, re.IGNORECASE)
-        if found is None:
-            raise ValueError(f'{name} must be a number of bytes or a text such as "500M", not {amount!r}')
-        amount = float(found[1]) * _UNITS[found[2].upper()]
-    elif not isinstance(amount, (int, float)) or isinstance(amount, bool):
-        raise TypeError(
-            f'{name} must be a number of bytes, a text such as "500M", or None, not {type(amount).__name__}'
-        )
-    if not 1 <= amount < 2**63:
-        raise ValueError(f"{name} must be at least 1 byte, not {amount}")
-    return int(amount)
 
 
 def _attend(pool):

@@ -13,6 +13,7 @@ from ._native import (
     MapResult as MapResult,
     PoolBase,
 )
+from ._retry import Retry
 
 __all__ = ["Pool", "ThreadPool"]
 
@@ -47,6 +48,9 @@ class Pool(PoolBase):
         timeout: float | None = None,
         memory_limit: float | str | None = None,
         recycle_memory: float | str | None = None,
+        retries: Retry | int | None = None,
+        cpu_affinity: Iterable[int] | bool | None = None,
+        threads_per_worker: int | Literal["auto"] | None = "auto",
     ) -> None: ...
     def apply(
         self,
@@ -56,6 +60,7 @@ class Pool(PoolBase):
         *,
         timeout: float | None = None,
         priority: int = 0,
+        retries: Retry | int | None = None,
     ) -> _T: ...
     def apply_async(
         self,
@@ -67,6 +72,7 @@ class Pool(PoolBase):
         *,
         timeout: float | None = None,
         priority: int = 0,
+        retries: Retry | int | None = None,
     ) -> AsyncResult[_T]: ...
     def map(
         self,
@@ -76,6 +82,7 @@ class Pool(PoolBase):
         *,
         timeout: float | None = None,
         priority: int = 0,
+        retries: Retry | int | None = None,
     ) -> list[_T]: ...
     def map_async(
         self,
@@ -87,6 +94,7 @@ class Pool(PoolBase):
         *,
         timeout: float | None = None,
         priority: int = 0,
+        retries: Retry | int | None = None,
     ) -> MapResult[_T]: ...
     def starmap(
         self,
@@ -96,6 +104,7 @@ class Pool(PoolBase):
         *,
         timeout: float | None = None,
         priority: int = 0,
+        retries: Retry | int | None = None,
     ) -> list[_T]: ...
     def starmap_async(
         self,
@@ -107,6 +116,7 @@ class Pool(PoolBase):
         *,
         timeout: float | None = None,
         priority: int = 0,
+        retries: Retry | int | None = None,
     ) -> MapResult[_T]: ...
     # Above a chunksize of one the result is, as in the standard library, an iterator without `next(timeout)`.
     @overload
@@ -119,6 +129,7 @@ class Pool(PoolBase):
         buffersize: int | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        retries: Retry | int | None = None,
     ) -> IMapIterator[_T]: ...
     @overload
     def imap(
@@ -130,6 +141,7 @@ class Pool(PoolBase):
         buffersize: int | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        retries: Retry | int | None = None,
     ) -> Iterator[_T]: ...
     @overload
     def imap_unordered(
@@ -141,6 +153,7 @@ class Pool(PoolBase):
         buffersize: int | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        retries: Retry | int | None = None,
     ) -> IMapUnorderedIterator[_T]: ...
     @overload
     def imap_unordered(
@@ -152,6 +165,7 @@ class Pool(PoolBase):
         buffersize: int | None = None,
         timeout: float | None = None,
         priority: int = 0,
+        retries: Retry | int | None = None,
     ) -> Iterator[_T]: ...
     def close(self) -> None: ...
     def terminate(self) -> None: ...

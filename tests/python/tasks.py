@@ -920,3 +920,33 @@ _leaked = []
 def leak(length_bytes):
     _leaked.append(b"x" * length_bytes)
     return os.getpid()
+
+
+def fail_at_first(path, failures, how):
+    """Fails so often, in this way; then returns how often it was called."""
+    touch(path)
+    with open(path, encoding="utf-8") as file:
+        attempt = len(file.readlines())
+    if attempt <= failures:
+        if how == "exit":
+            os._exit(7)
+        if how == "kill":
+            sigkill_self()
+        if how == "sleep":
+            sleep_forever()
+        raise ConnectionError(f"attempt {attempt}")
+    return attempt
+
+
+def fail_at_first_packed(arguments):
+    return fail_at_first(*arguments)
+
+
+def two_numbers(a, b):
+    return {"sum": a + b}
+
+
+def add_to_state(x):
+    import procession
+
+    return procession.worker_state()["sum"] + x

@@ -113,6 +113,20 @@ impl AsyncResult {
         Self::with(pool, Outcome::Pending, calls, None)
     }
 
+    pub fn promised(
+        py: Python<'_>,
+        pool: Py<PoolBase>,
+        calls: Option<Box<Calls>>,
+        many: bool,
+    ) -> PyResult<Bound<'_, AsyncResult>> {
+        let base = Self::pending(pool, calls);
+        if many {
+            let result = Bound::new(py, PyClassInitializer::from(base).add_subclass(MapResult {}))?;
+            return Ok(result.into_super());
+        }
+        Bound::new(py, base)
+    }
+
     pub fn of_job(py: Python<'_>, pool: Py<PoolBase>, job: Arc<Job>) -> PyResult<Bound<'_, PyAny>> {
         let base = Self::with(pool, Outcome::Pending, None, Some(job));
         Ok(Bound::new(py, PyClassInitializer::from(base).add_subclass(MapResult {}))?.into_any())
@@ -403,7 +417,7 @@ impl AsyncResult {
             return canceller.call0(py)?.extract(py);
         }
         match &this.job {
-            Some(job) => Ok(core.cancel_job(py, job)),
+            Some(job) => Ok(core.cancel_job(py, job, true)),
             None => Ok(core.cancel_one(py, slf, true)),
         }
     }
@@ -674,10 +688,17 @@ impl ImapBase {
         let pool = this.pool.bind(slf.py());
         let core = pool.get().core()?;
         core.collect(slf.py(), pool);
-        let cancelled = core.cancel_job(slf.py(), &this.job);
+        let cancelled = core.cancel_job(slf.py(), &this.job, true);
         this.room.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         futex::wake(&this.room, 1);
         Ok(cancelled)
+    }
+
+    /// Takes back what no worker has begun, and forgets the rest.
+    fn _cancel_queued(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        let this = slf.get();
+        let core = this.pool.get().core()?;
+        Ok(core.cancel_job(slf.py(), &this.job, false))
     }
 
     /// Has `listener` called, in the pool's helper thread, when `next` need not wait. False if it need not wait now.

@@ -93,7 +93,7 @@ impl Core {
     }
 
     /// Cancels what is left of a map; false if nothing is.
-    pub fn cancel_job(&self, py: Python<'_>, job: &Arc<Job>) -> bool {
+    pub fn cancel_job(&self, py: Python<'_>, job: &Arc<Job>, also_running: bool) -> bool {
         if job.state.with(py, |j| j.is_complete() && !j.has_more()) {
             return false;
         }
@@ -105,8 +105,8 @@ impl Core {
                 if !its {
                     continue;
                 }
-                let target = self.withdraw(i, slot, true).unwrap_or_else(|| {
-                    // It is done, and nobody wants it any more.
+                let target = self.withdraw(i, slot, also_running).unwrap_or_else(|| {
+                    // It runs or is done, and nobody wants it any more.
                     std::mem::replace(&mut i.entries[slot as usize].target, Target::Abandoned)
                 });
                 dropped.push(target);
@@ -122,7 +122,7 @@ impl Core {
     }
 
     /// Cancels everything; returns how many calls that were.
-    pub(super) fn cancel_all(&self, py: Python<'_>, pool: &Bound<'_, PoolBase>) -> usize {
+    pub(super) fn cancel_all(&self, py: Python<'_>, pool: &Bound<'_, PoolBase>, also_running: bool) -> usize {
         self.collect(py, pool);
         let (ones, jobs) = self.inner.with(py, |i| {
             let mut ones: Vec<Py<AsyncResult>> = Vec::new();
@@ -143,9 +143,12 @@ impl Core {
         });
         let ones = ones
             .iter()
-            .filter(|one| self.cancel_one(py, one.bind(py), true))
+            .filter(|one| self.cancel_one(py, one.bind(py), also_running))
             .count();
-        let jobs = jobs.iter().filter(|job| self.cancel_job(py, job)).count();
+        let jobs = jobs
+            .iter()
+            .filter(|job| self.cancel_job(py, job, also_running))
+            .count();
         self.see_to_helper(py, pool);
         ones + jobs
     }

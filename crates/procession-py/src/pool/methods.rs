@@ -83,6 +83,7 @@ impl PoolBase {
             workers,
             timeout_ms,
             memory_limit,
+            retries: AtomicBool::new(false),
             names: (name_prefix, first_number),
             caller,
             child_end: Mutex::new(None),
@@ -176,10 +177,11 @@ impl PoolBase {
 
     /// Calls `func(*args, **kwds)` in a worker; returns an `AsyncResult` at once.
     ///
-    /// `timeout` and `priority` are as in `Pool.apply_async`.
-    #[pyo3(signature = (func, args=Given::Nothing, kwds=Given::Nothing, callback=None, error_callback=None, *, timeout=None, priority=0))]
+    /// `timeout` is how many seconds the call may run; None is the pool's limit. Calls with a higher `priority` go first.
+    /// `retries` says how often and when the call is tried again if it fails: see `Retry`.
+    #[pyo3(signature = (func, args=Given::Nothing, kwds=Given::Nothing, callback=None, error_callback=None, *, timeout=None, priority=0, retries=None))]
     #[pyo3(
-        text_signature = "($self, func, args=(), kwds={}, callback=None, error_callback=None, *, timeout=None, priority=0)"
+        text_signature = "($self, func, args=(), kwds={}, callback=None, error_callback=None, *, timeout=None, priority=0, retries=None)"
     )]
     #[allow(clippy::too_many_arguments)]
     fn apply_async<'py>(
@@ -191,99 +193,75 @@ impl PoolBase {
         error_callback: Option<Py<PyAny>>,
         timeout: Option<&Bound<'py, PyAny>>,
         priority: i32,
+        retries: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, AsyncResult>> {
-        let py = slf.py();
         let core = slf.get().open_core()?;
-        let terms = core.terms(timeout, priority)?;
-        let calls = (callback.is_some() || error_callback.is_some()).then(|| {
-            Box::new(Calls {
-                callback,
-                error_callback,
-                listeners: Vec::new(),
-            })
-        });
-        let has_calls = calls.is_some();
-        let result = Bound::new(py, AsyncResult::pending(slf.clone().unbind(), calls))?;
-        if has_calls {
-            core.inner.with(py, |i| i.callbacks_outstanding += 1);
-        }
-        let prepared = (|| -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
-            let arguments = match args {
-                Given::Nothing => PyTuple::empty(py),
-                Given::Value(a) => match a.cast_into_exact::<PyTuple>() {
-                    Ok(tuple) => tuple,
-                    Err(e) => spread(py, func, &e.into_inner())?,
-                },
+        if retries.is_some() || core.retries.load(Ordering::Relaxed) {
+            let py = slf.py();
+            let args = match args {
+                Given::Nothing => PyTuple::empty(py).into_any(),
+                Given::Value(args) => args,
             };
-            let keywords = match kwds {
-                Given::Nothing => None,
-                Given::Value(k) => match k.cast_exact::<PyDict>() {
-                    Ok(dict) if dict.is_empty() => None,
-                    Ok(dict) => Some(dict.clone()),
-                    Err(_) => {
-                        let dict = PyDict::new(py);
-                        dict.update(
-                            k.cast::<pyo3::types::PyMapping>()
-                                .map_err(|_| not_a_mapping(func, &k))?,
-                        )?;
-                        Some(dict)
-                    }
-                },
+            let kwds = match kwds {
+                Given::Nothing => PyDict::new(py).into_any(),
+                Given::Value(kwds) => kwds,
             };
-            Ok((arguments, keywords))
-        })();
-        let (arguments, keywords) = match prepared {
-            Ok(prepared) => prepared,
-            Err(e) => {
-                core.fail_one(py, result.clone().unbind(), e);
-                core.see_to_helper(py, slf);
-                return Ok(result);
-            }
-        };
-        let queue_first = core.inner.with(py, |i| !i.backlog.is_empty());
-        let submitted = if queue_first {
-            Err(EncodeError::Full)
-        } else {
-            core.submit(py, func, &arguments, keywords.as_ref(), &result, terms)
-        };
-        match submitted {
-            Ok(()) => {}
-            Err(EncodeError::Full) => {
-                let queued = Queued {
-                    terms,
-                    result: result.clone().unbind(),
-                    function: func.clone().unbind(),
-                    arguments: arguments.unbind(),
-                    keywords: keywords.map(Bound::unbind),
-                };
-                core.inner.with(py, |i| {
-                    let place = i.backlog.partition_point(|q| q.terms.priority >= priority);
-                    i.backlog.insert(place, queued);
-                });
-                core.collect(py, slf);
-            }
-            Err(EncodeError::Python(e)) => core.fail_one(py, result.clone().unbind(), e),
+            let calls = (callback, error_callback);
+            let result = slf.call_method1(
+                intern!(py, "_retrying"),
+                (func, args, kwds, calls, timeout, priority, retries),
+            )?;
+            return Ok(result.cast_into::<AsyncResult>()?);
         }
-        if has_calls || core.inner.with(py, |i| i.dispatcher.has_queue()) {
-            core.see_to_helper(py, slf);
-        } else if core
-            .inner
-            .with(py, |i| i.submissions % 32 == 0 && i.dispatcher.has_arrivals())
-        {
-            core.collect(py, slf);
-        }
-        if core.channel.header().life.broken.load(Ordering::Relaxed) != 0
-            || core.over.with(py, |o| !matches!(o, Over::No))
-        {
-            core.look_for_breakage(py);
-            core.fail_everything(py);
-        }
-        Ok(result)
+        Self::submit_call(
+            slf,
+            core,
+            func,
+            args,
+            kwds,
+            callback,
+            error_callback,
+            timeout,
+            priority,
+        )
+    }
+
+    /// One attempt at a call, also while the pool takes no new ones.
+    #[pyo3(signature = (func, args, kwds, callback, error_callback, timeout, priority))]
+    #[allow(clippy::too_many_arguments)]
+    fn _attempt<'py>(
+        slf: &Bound<'py, Self>,
+        func: &Bound<'py, PyAny>,
+        args: Given<'py>,
+        kwds: Given<'py>,
+        callback: Option<Py<PyAny>>,
+        error_callback: Option<Py<PyAny>>,
+        timeout: Option<&Bound<'py, PyAny>>,
+        priority: i32,
+    ) -> PyResult<Bound<'py, AsyncResult>> {
+        let core = slf.get().core()?;
+        Self::submit_call(
+            slf,
+            core,
+            func,
+            args,
+            kwds,
+            callback,
+            error_callback,
+            timeout,
+            priority,
+        )
+    }
+
+    /// Says whether calls are tried again that do not say so themselves.
+    fn _set_retrying(&self, on: bool) -> PyResult<()> {
+        self.core()?.retries.store(on, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Calls `func(*args, **kwds)` in a worker and returns its result.
-    #[pyo3(signature = (func, args=Given::Nothing, kwds=Given::Nothing, *, timeout=None, priority=0))]
-    #[pyo3(text_signature = "($self, func, args=(), kwds={}, *, timeout=None, priority=0)")]
+    #[pyo3(signature = (func, args=Given::Nothing, kwds=Given::Nothing, *, timeout=None, priority=0, retries=None))]
+    #[pyo3(text_signature = "($self, func, args=(), kwds={}, *, timeout=None, priority=0, retries=None)")]
     fn apply<'py>(
         slf: &Bound<'py, Self>,
         func: &Bound<'py, PyAny>,
@@ -291,8 +269,9 @@ impl PoolBase {
         kwds: Given<'py>,
         timeout: Option<&Bound<'py, PyAny>>,
         priority: i32,
+        retries: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Py<PyAny>> {
-        let result = Self::apply_async(slf, func, args, kwds, None, None, timeout, priority)?;
+        let result = Self::apply_async(slf, func, args, kwds, None, None, timeout, priority, retries)?;
         AsyncResult::get_value(&result, None)
     }
 
@@ -397,16 +376,24 @@ impl PoolBase {
     /// Cancels all that is queued or running; returns how many calls that were (a map counts as one). The pool goes on.
     fn cancel(slf: &Bound<'_, Self>) -> PyResult<usize> {
         let core = slf.get().core()?;
-        Ok(core.cancel_all(slf.py(), slf))
+        Ok(core.cancel_all(slf.py(), slf, true))
     }
 
-    /// A result that Python code will give: see `ApplyResult._fulfil`. `canceller` is called to cancel it.
-    #[pyo3(signature = (callback, error_callback, canceller))]
+    /// Cancels all that no worker has begun; returns how many calls that were.
+    fn _cancel_queued(slf: &Bound<'_, Self>) -> PyResult<usize> {
+        let core = slf.get().core()?;
+        Ok(core.cancel_all(slf.py(), slf, false))
+    }
+
+    /// A result that Python code will give: see `ApplyResult._fulfil`. `canceller` is called to cancel it. `many` if it is
+    /// that of a map.
+    #[pyo3(signature = (callback, error_callback, canceller, many))]
     fn _promise<'py>(
         slf: &Bound<'py, Self>,
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
         canceller: Py<PyAny>,
+        many: bool,
     ) -> PyResult<Bound<'py, AsyncResult>> {
         let py = slf.py();
         let core = slf.get().open_core()?;
@@ -415,7 +402,7 @@ impl PoolBase {
             error_callback,
             listeners: Vec::new(),
         }));
-        let result = Bound::new(py, AsyncResult::pending(slf.clone().unbind(), calls))?;
+        let result = AsyncResult::promised(py, slf.clone().unbind(), calls, many)?;
         result.get().set_canceller(py, canceller);
         core.inner.with(py, |i| i.callbacks_outstanding += 1);
         core.see_to_helper(py, slf);
@@ -569,6 +556,106 @@ impl DueCall {
 }
 
 impl PoolBase {
+    #[allow(clippy::too_many_arguments)]
+    fn submit_call<'py>(
+        slf: &Bound<'py, Self>,
+        core: &Core,
+        func: &Bound<'py, PyAny>,
+        args: Given<'py>,
+        kwds: Given<'py>,
+        callback: Option<Py<PyAny>>,
+        error_callback: Option<Py<PyAny>>,
+        timeout: Option<&Bound<'py, PyAny>>,
+        priority: i32,
+    ) -> PyResult<Bound<'py, AsyncResult>> {
+        let py = slf.py();
+        let terms = core.terms(timeout, priority)?;
+        let calls = (callback.is_some() || error_callback.is_some()).then(|| {
+            Box::new(Calls {
+                callback,
+                error_callback,
+                listeners: Vec::new(),
+            })
+        });
+        let has_calls = calls.is_some();
+        let result = Bound::new(py, AsyncResult::pending(slf.clone().unbind(), calls))?;
+        if has_calls {
+            core.inner.with(py, |i| i.callbacks_outstanding += 1);
+        }
+        let prepared = (|| -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
+            let arguments = match args {
+                Given::Nothing => PyTuple::empty(py),
+                Given::Value(a) => match a.cast_into_exact::<PyTuple>() {
+                    Ok(tuple) => tuple,
+                    Err(e) => spread(py, func, &e.into_inner())?,
+                },
+            };
+            let keywords = match kwds {
+                Given::Nothing => None,
+                Given::Value(k) => match k.cast_exact::<PyDict>() {
+                    Ok(dict) if dict.is_empty() => None,
+                    Ok(dict) => Some(dict.clone()),
+                    Err(_) => {
+                        let dict = PyDict::new(py);
+                        dict.update(
+                            k.cast::<pyo3::types::PyMapping>()
+                                .map_err(|_| not_a_mapping(func, &k))?,
+                        )?;
+                        Some(dict)
+                    }
+                },
+            };
+            Ok((arguments, keywords))
+        })();
+        let (arguments, keywords) = match prepared {
+            Ok(prepared) => prepared,
+            Err(e) => {
+                core.fail_one(py, result.clone().unbind(), e);
+                core.see_to_helper(py, slf);
+                return Ok(result);
+            }
+        };
+        let queue_first = core.inner.with(py, |i| !i.backlog.is_empty());
+        let submitted = if queue_first {
+            Err(EncodeError::Full)
+        } else {
+            core.submit(py, func, &arguments, keywords.as_ref(), &result, terms)
+        };
+        match submitted {
+            Ok(()) => {}
+            Err(EncodeError::Full) => {
+                let queued = Queued {
+                    terms,
+                    result: result.clone().unbind(),
+                    function: func.clone().unbind(),
+                    arguments: arguments.unbind(),
+                    keywords: keywords.map(Bound::unbind),
+                };
+                core.inner.with(py, |i| {
+                    let place = i.backlog.partition_point(|q| q.terms.priority >= priority);
+                    i.backlog.insert(place, queued);
+                });
+                core.collect(py, slf);
+            }
+            Err(EncodeError::Python(e)) => core.fail_one(py, result.clone().unbind(), e),
+        }
+        if has_calls || core.inner.with(py, |i| i.dispatcher.has_queue()) {
+            core.see_to_helper(py, slf);
+        } else if core
+            .inner
+            .with(py, |i| i.submissions % 32 == 0 && i.dispatcher.has_arrivals())
+        {
+            core.collect(py, slf);
+        }
+        if core.channel.header().life.broken.load(Ordering::Relaxed) != 0
+            || core.over.with(py, |o| !matches!(o, Over::No))
+        {
+            core.look_for_breakage(py);
+            core.fail_everything(py);
+        }
+        Ok(result)
+    }
+
     #[allow(clippy::too_many_arguments, clippy::type_complexity)]
     fn start_map<'py>(
         slf: &Bound<'py, Self>,

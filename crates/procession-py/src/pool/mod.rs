@@ -178,6 +178,8 @@ pub struct Core {
     workers: u32,
     timeout_ms: u32,
     memory_limit: u64,
+    /// Whether calls are tried again that do not say so.
+    retries: AtomicBool,
     names: (String, u64),
     caller: OwnedFd,
     child_end: Mutex<Option<OwnedFd>>,

@@ -1,0 +1,5 @@
+from typing import Any
+
+__all__ = ()
+
+def worker_state() -> Any: ...

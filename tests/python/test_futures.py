@@ -1,0 +1,153 @@
+"""Our executor, where it promises more than the standard library's; what is the same is tested by CPython's own tests."""
+
+import asyncio
+import concurrent.futures
+import os
+import time
+
+import pytest
+import tasks
+from harness import PATIENCE_SECONDS, Process, pool_tests, promised_by_us_only, wait_for_file, wait_until
+from subject import mp
+
+pytestmark = [*pool_tests, promised_by_us_only]
+
+
+@pytest.fixture
+def executor(start_method):
+    executor = mp.ProcessPoolExecutor(2, mp.get_context(start_method))
+    yield executor
+    if executor._pool is not None:
+        executor._pool.cancel()
+    executor.shutdown()
+
+
+def test_dead_worker_fails_only_its_own_future(executor):
+    before = [executor.submit(tasks.double, i) for i in range(20)]
+    victim = executor.submit(os._exit, 3)
+    after = [executor.submit(tasks.double, i) for i in range(20)]
+    error = victim.exception(PATIENCE_SECONDS)
+    assert isinstance(error, mp.WorkerDied) and isinstance(error, concurrent.futures.process.BrokenProcessPool)
+    assert error.exitcode == 3 and "_exit" in error.task
+    assert [future.result(PATIENCE_SECONDS) for future in before + after] == [2 * i for i in range(20)] * 2
+    assert list(executor.map(tasks.double, range(100))) == [2 * i for i in range(100)]
+
+
+def test_running_call_can_be_cancelled_if_that_is_meant(executor, tmp_path):
+    future = executor.submit(tasks.announce_pid_and_sleep, str(tmp_path / "pid"))
+    process = Process(int(wait_for_file(tmp_path / "pid")))
+    assert future.running() and not future.cancel()
+    assert future.cancel(running=True) and future.cancelled() and future.done()
+    with pytest.raises(concurrent.futures.CancelledError):
+        future.result()
+    wait_until(lambda: not process.is_alive(), "its process has ended")
+    assert executor.submit(tasks.double, 4).result(PATIENCE_SECONDS) == 8
+
+
+def test_waiting_call_is_cancelled_and_waiters_hear_of_it(executor):
+    blocking = [executor.submit(tasks.sleep_forever) for _ in range(2)]
+    waiting = executor.submit(tasks.double, 1)
+    heard = []
+    waiting.add_done_callback(heard.append)
+    assert waiting.cancel()
+    done, not_done = concurrent.futures.wait([waiting, *blocking], return_when="FIRST_COMPLETED")
+    assert done == {waiting} and not_done == set(blocking) and heard == [waiting]
+    assert all(future.cancel(running=True) for future in blocking)
+
+
+def test_shutdown_that_cancels_leaves_the_running_ones(start_method):
+    with mp.ProcessPoolExecutor(1, mp.get_context(start_method)) as executor:
+        first = executor.submit(tasks.sleep_and_return, 0.3, "first")
+        wait_until(first.running, "the first call runs")
+        others = [executor.submit(tasks.double, i) for i in range(10)]
+        executor.shutdown(cancel_futures=True)
+        assert first.result() == "first" and all(future.cancelled() for future in others)
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(tasks.double, 1)
+
+
+def test_calls_run_from_an_event_loop(executor):
+    async def main():
+        loop = asyncio.get_running_loop()
+        calls = [loop.run_in_executor(executor, tasks.double, i) for i in range(20)]
+        assert await asyncio.gather(*calls) == [2 * i for i in range(20)]
+        with pytest.raises(mp.WorkerDied):
+            await loop.run_in_executor(executor, os._exit, 3)
+
+    asyncio.run(main())
+
+
+def test_map_reads_as_far_as_its_buffer_and_takes_back_what_nobody_wants(executor):
+    pulled = []
+    results = executor.map(tasks.double, (pulled.append(x) or x for x in range(10**9)), buffersize=3)
+    assert next(results) == 0 and len(pulled) == 4
+    results.close()
+    with pytest.raises(concurrent.futures.TimeoutError):
+        list(executor.map(time.sleep, [0.4] * 9, timeout=0.1))
+    with pytest.raises(ValueError):
+        list(executor.map(tasks.raise_value_error, [1, 2]))
+    assert list(executor.map(pow, [2, 3], [3, 2], chunksize=2)) == [8, 9]
+
+
+def test_initializer_that_raises_breaks_the_executor(start_method):
+    with mp.ProcessPoolExecutor(1, mp.get_context(start_method), initializer=tasks.raise_value_error) as executor:
+        error = executor.submit(tasks.double, 1).exception(PATIENCE_SECONDS)
+        assert isinstance(error, concurrent.futures.BrokenExecutor) and isinstance(error, mp.WorkerInitError)
+
+
+def test_options_of_pools_hold_for_executors(start_method, tmp_path):
+    context = mp.get_context(start_method)
+    with mp.ProcessPoolExecutor(1, context, timeout=0.3, retries=mp.Retry(2, on=mp.WorkerDied)) as executor:
+        assert isinstance(executor.submit(tasks.sleep_forever).exception(PATIENCE_SECONDS), mp.TaskTimeout)
+        calls = [(str(tmp_path / f"{i}"), i, "exit") for i in range(3)]
+        assert list(executor.map(tasks.fail_at_first_packed, calls)) == [1, 2, 3]
+
+
+def test_program_that_ends_waits_for_its_futures(run_python):
+    done = run_python(
+        source="""
+import procession as mp, time
+def work(x):
+    time.sleep(0.2)
+    print("done", x, flush=True)
+if __name__ == "__main__":
+    executor = mp.ProcessPoolExecutor(1, mp.get_context("fork"))
+    for x in range(3):
+        executor.submit(work, x)
+"""
+    )
+    assert done.stdout.split("\n")[:3] == ["done 0", "done 1", "done 2"] and done.stderr == ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What workers have of their own.
+
+
+def test_tasks_get_what_the_initializer_returned(start_method):
+    with mp.get_context(start_method).Pool(2, tasks.two_numbers, (20, 22)) as pool:
+        assert pool.map(tasks.add_to_state, range(3)) == [42, 43, 44]
+    with pytest.raises(RuntimeError, match="initializer"):
+        mp.worker_state()
+
+
+def test_workers_are_bound_to_their_cpus(start_method):
+    cpus = sorted(os.sched_getaffinity(0))
+    with mp.get_context(start_method).Pool(2, cpu_affinity=cpus[:1]) as pool:
+        assert pool.apply(os.sched_getaffinity, (0,)) == {cpus[0]}
+    with pytest.raises(ValueError, match="may not use CPU"):
+        mp.Pool(1, cpu_affinity=[10**6])
+
+
+def test_numeric_libraries_of_workers_share_the_cpus(start_method, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    context = mp.get_context(start_method)
+
+    def told(**options):
+        with context.Pool(1, **options) as pool:
+            return pool.map(os.getenv, ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"])
+
+    assert told(threads_per_worker=3) == ["3", "3"]
+    assert told(threads_per_worker=None) == [None, None]
+    with context.Pool(1) as pool:
+        assert int(pool.apply(os.getenv, ("OMP_NUM_THREADS",))) >= 1
