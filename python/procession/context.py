@@ -30,7 +30,21 @@ def __getattr__(name):
 class BaseContext(_stdlib_context.BaseContext):
     """What all contexts have in common. See `multiprocessing.context.BaseContext`."""
 
-    def Pool(self, processes=None, initializer=None, initargs=(), maxtasksperchild=None, context=None, **options):
+    def Pool(
+        self,
+        processes=None,
+        initializer=None,
+        initargs=(),
+        maxtasksperchild=None,
+        context=None,
+        *,
+        timeout=None,
+        memory_limit=None,
+        recycle_memory=None,
+        retries=None,
+        cpu_affinity=None,
+        threads_per_worker="auto",
+    ):
         """Returns a pool of worker processes. See `procession.pool.Pool`."""
         from .pool import Pool
 
@@ -40,7 +54,12 @@ class BaseContext(_stdlib_context.BaseContext):
             initargs,
             maxtasksperchild,
             context=self.get_context() if context is None else context,
-            **options,
+            timeout=timeout,
+            memory_limit=memory_limit,
+            recycle_memory=recycle_memory,
+            retries=retries,
+            cpu_affinity=cpu_affinity,
+            threads_per_worker=threads_per_worker,
         )
 
     def get_context(self, method=None):

@@ -71,7 +71,8 @@ def test_every_public_name_of_multiprocessing_is_exported():
 
 
 def test_our_own_names_are_exported_beside_them():
-    assert set(mp.__all__) - set(multiprocessing.__all__) == set(errors.__all__)
+    others = {"ProcessPoolExecutor", "Retry", "worker_state"}
+    assert set(mp.__all__) - set(multiprocessing.__all__) == set(errors.__all__) | others
     for name in errors.__all__:
         assert getattr(mp, name) is getattr(errors, name)
 
@@ -138,7 +139,9 @@ def test_pool_has_every_method_and_parameter_of_the_stdlibs():
         for position, expected in enumerate(parameters(method)):
             assert list(ours)[position] == expected.name, name
             assert ours[expected.name].default == expected.default, name
-    assert parameters(mp.pool.Pool.__init__)[-1].name == "timeout"
+    own = [p.name for p in parameters(mp.pool.Pool.__init__) if p.kind is p.KEYWORD_ONLY]
+    assert own[0] == "timeout"
+    assert own == [p.name for p in parameters(mp.Pool) if p.kind is p.KEYWORD_ONLY]
 
 
 def test_pool_is_a_bound_method_of_the_default_context():
@@ -404,7 +407,29 @@ ERROR_EXAMPLES = [
     (
         errors.task_timeout("ForkPoolWorker-2", 4711, "f(3)", 1.2345678, 1),
         "f(3) ran for 1.235 s, its limit was 1 s; worker ForkPoolWorker-2 (pid 4711) was killed",
-        {"pid": 4711, "task": "f(3)", "elapsed_seconds": 1.2345678, "limit_seconds": 1},
+        {"pid": 4711, "task": "f(3)", "elapsed_seconds": 1.2345678, "limit_seconds": 1, "stack": ""},
+    ),
+    (
+        errors.task_timeout("W", 1, "f(3)", 2, 1, "Thread 0x1:\n  in f\n"),
+        "f(3) ran for 2 s, its limit was 1 s; worker W (pid 1) was killed; it was here:"
+        '\n\n"""\nThread 0x1:\n  in f\n"""',
+        {"pid": 1, "task": "f(3)", "elapsed_seconds": 2, "limit_seconds": 1, "stack": "Thread 0x1:\n  in f\n"},
+    ),
+    (
+        errors.memory_limit_exceeded("W", 1, "f(3)", 3 << 29, 1 << 30, ""),
+        "f(3) took 1.5 GiB of memory, its limit was 1 GiB; worker W (pid 1) was killed",
+        {"pid": 1, "task": "f(3)", "peak_bytes": 3 << 29, "limit_bytes": 1 << 30, "stack": ""},
+    ),
+    (
+        errors.task_cancelled("f(...)"),
+        "f(...) was cancelled",
+        {"task": "f(...)"},
+    ),
+    (
+        errors.poison_task(errors.worker_died("W", 1, -9, "f(3)"), 3),
+        "f(3) killed its worker in each of 3 attempts, and is not tried again; the last: worker W (pid 1) was killed by "
+        "SIGKILL while running f(3)",
+        {"pid": 1, "exitcode": -9, "task": "f(3)", "attempts": 3},
     ),
     (
         errors.worker_init_error("ForkPoolWorker-1", 7, None, "Traceback (most recent call last):\nKeyError: 1\n"),
