@@ -19,7 +19,6 @@ from harness import (
     take,
     wait_for_file,
     wait_until,
-    worker_pids,
 )
 from subject import mp
 
@@ -136,11 +135,12 @@ def test_result_that_is_there_cannot_be_cancelled(start_method):
         assert results.cancel() is False and get(results) == [2, 4]
 
 
-def test_cancelled_map_ends_as_a_whole(start_method):
+def test_cancelled_map_ends_as_a_whole(start_method, tmp_path):
     with open_pool(start_method) as pool:
-        before = worker_pids(pool, 2)
         heard = []
-        result = pool.map_async(tasks.sleep_forever, range(1000), error_callback=heard.append)
+        paths = [str(tmp_path / f"busy-{i}") for i in range(1000)]
+        result = pool.map_async(tasks.announce_pid_and_sleep, paths, error_callback=heard.append)
+        processes = [Process(int(wait_for_file(path))) for path in (tmp_path / "busy-0", tmp_path / "busy-1")]
         innocent = pool.apply_async(tasks.double, (3,))
         assert result.cancel()
         assert type(get(result)) is mp.TaskCancelled and heard == [get(result)]
@@ -151,7 +151,7 @@ def test_cancelled_map_ends_as_a_whole(start_method):
         assert [type(item) for item in take(iterator)] == [mp.TaskCancelled]
         assert iterator.cancel() is False
         assert_pool_is_whole(pool)
-        wait_until(lambda: not any(Process(pid).is_alive() for pid in before), "those who ran it have ended")
+        wait_until(lambda: not any(process.is_alive() for process in processes), "those who ran it have ended")
 
 
 def test_cancelling_everything_leaves_a_pool_that_works(start_method):
