@@ -27,7 +27,7 @@ $(shell rm -f $(VENV)/.build-stamp $(VENV)/.test-build-stamp)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-rust test-python test-pythons bench faults lint format docs reference pictures soak build test-build wheel clean FORCE
+.PHONY: help run test test-rust test-python test-pythons bench bench-load load-truth faults lint format docs reference pictures soak build test-build wheel clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## lists the targets
@@ -54,6 +54,13 @@ test-pythons: ## the Python tests with each interpreter of PYTHONS, in a virtual
 bench: ## measures against rivals in one run and prints the ratios (bench/README.md)
 	@bench/setup.sh
 	@bench/.venv/bin/python bench/run.py $(BENCH_OPTIONS)
+
+bench-load: ## measures the load generator against its rivals in one run (bench/load/README.md)
+	cargo build --release --locked --quiet -p procession-load --example bench_url
+	@python3 bench/load/run.py $(BENCH_OPTIONS)
+
+load-truth: ## the load generator's stall tests at full length (some minutes)
+	PROCESSION_LOAD_TRUTH=1 cargo test --release --locked --quiet -p procession-load --test runs a_stall_is_seen_whole
 
 faults: ## writes docs/fault-matrix.md: what each pool makes of each fault, ours and its rivals', in one run
 	@bench/setup.sh

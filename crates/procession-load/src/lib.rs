@@ -23,6 +23,7 @@ pub mod http;
 pub mod net;
 pub mod plan;
 pub mod quantity;
+mod raw;
 mod record;
 pub mod report;
 pub mod result;

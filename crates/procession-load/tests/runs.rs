@@ -10,7 +10,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 /// Far beyond what any scenario needs on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+fn patience() -> Duration {
+    Duration::from_secs(if scenarios::quick() { 60 } else { 600 })
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -73,7 +75,7 @@ fn show(name: &str) -> Result<(), String> {
         .stderr(Stdio::piped());
     let child = command.spawn().unwrap();
     let pidfd = os::pidfd_open(child.id()).unwrap();
-    let in_time = os::wait_until_ended(&pidfd, Some(Instant::now() + PATIENCE)).unwrap();
+    let in_time = os::wait_until_ended(&pidfd, Some(Instant::now() + patience())).unwrap();
     if !in_time {
         os::pidfd_send_signal(&pidfd, os::SIGKILL).unwrap();
     }

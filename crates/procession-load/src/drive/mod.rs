@@ -13,7 +13,7 @@ mod timers;
 use crate::net::{Failure, Poller, Ready};
 use crate::now_ns;
 use crate::plan::Plan;
-use crate::record::{Sample, StepId};
+use crate::record::{Datagram, Sample, StepId};
 use crate::result::{ErrorKind, StepKind};
 use crate::run::{Phase, Worker, Workload};
 use crate::schedule::Random;
@@ -115,6 +115,10 @@ struct Driver<'w, P: Protocol> {
     next_look_ns: u64,
     look_at: u32,
     ended: Vec<Ended>,
+    /// What has ended as soon as it began, to be looked at in the next turn: no recursion.
+    done: Vec<(u32, Ended)>,
+    /// Links with something to send.
+    unflushed: Vec<u32>,
 }
 
 impl<'w, P: Protocol> Driver<'w, P> {
@@ -174,6 +178,8 @@ impl<'w, P: Protocol> Driver<'w, P> {
             next_look_ns: 0,
             look_at: 0,
             ended: Vec::new(),
+            done: Vec::new(),
+            unflushed: Vec::new(),
         })
     }
 
@@ -200,11 +206,17 @@ impl<'w, P: Protocol> Driver<'w, P> {
             if now >= self.next_look_ns {
                 self.look_at_a_connection(now);
             }
+            if P::FLUSHES {
+                self.flush();
+            }
             let sleep_ns = self.time_to_sleep(now);
             self.poller.wait_into(sleep_ns, &mut ready)?;
             now = now_ns();
             for &(token, readiness) in &ready {
                 now = self.serve(token, readiness, now);
+                if P::FLUSHES {
+                    self.flush();
+                }
             }
         }
         self.count_the_unfinished(now_ns());
@@ -217,11 +229,11 @@ impl<'w, P: Protocol> Driver<'w, P> {
         } else {
             phase == Phase::Running && self.worker.may_begin(now)
         };
-        self.busy == 0 && self.stillborn.is_empty() && !may_begin
+        self.busy == 0 && self.stillborn.is_empty() && self.done.is_empty() && !may_begin
     }
 
     fn time_to_sleep(&self, now: u64) -> u64 {
-        if !self.stillborn.is_empty() {
+        if !self.stillborn.is_empty() || !self.done.is_empty() {
             return 0;
         }
         let mut until = now + LONGEST_SLEEP_NS;
@@ -342,17 +354,39 @@ impl<'w, P: Protocol> Driver<'w, P> {
         let Some(link) = &mut self.links[link_number as usize].link else {
             return;
         };
-        if let Err(failure) = self
+        match self
             .protocol
             .begin(link, stream, request, now, self.worker.recorder())
         {
-            self.fail_link(link_number, &failure);
+            Err(failure) => self.fail_link(link_number, &failure),
+            Ok(()) => {
+                if P::FLUSHES {
+                    self.unflushed.push(link_number);
+                }
+                if let Some(ended) = self.protocol.begun(link, stream, now) {
+                    self.done.push((number, ended));
+                }
+            }
+        }
+    }
+
+    /// Sends what the protocol has kept to send it together.
+    fn flush(&mut self) {
+        while let Some(link_number) = self.unflushed.pop() {
+            let Some(link) = &mut self.links[link_number as usize].link else {
+                continue;
+            };
+            if let Err(failure) = self.protocol.flush(link) {
+                self.fail_link(link_number, &failure);
+            }
         }
     }
 
     fn open(&mut self, link_number: u32, request: u32, now: u64) -> Result<(), Failure> {
         let endpoint = self.protocol.requests()[request as usize].endpoint;
-        let link = self.protocol.open(endpoint, now, self.worker.recorder())?;
+        let link = self
+            .protocol
+            .open(link_number, endpoint, now, self.worker.recorder())?;
         let entry = &mut self.links[link_number as usize];
         entry.generation = entry.generation.wrapping_add(1);
         let token = u64::from(entry.generation) << 32 | u64::from(link_number);
@@ -430,6 +464,9 @@ impl<'w, P: Protocol> Driver<'w, P> {
         if self.links[link_number as usize].link.is_none() {
             self.open(link_number, request, now)?;
         }
+        if P::FLUSHES {
+            self.unflushed.push(link_number);
+        }
         let stream = number % self.protocol.streams();
         match &mut self.links[link_number as usize].link {
             Some(link) => self
@@ -440,6 +477,11 @@ impl<'w, P: Protocol> Driver<'w, P> {
     }
 
     fn bury_the_stillborn(&mut self) {
+        if !self.done.is_empty() {
+            for (place, ended) in std::mem::take(&mut self.done) {
+                self.end(place, ended.ended_ns, Ok(()), &ended);
+            }
+        }
         if self.stillborn.is_empty() {
             return;
         }
@@ -467,16 +509,27 @@ impl<'w, P: Protocol> Driver<'w, P> {
         let result = self.protocol.ready(link, readiness, &mut turn);
         let now = turn.now_ns;
         let mut ended = turn.ended;
-        match result {
-            Ok(true) => {}
-            Ok(false) => self.close(link_number),
-            Err(_) => {}
+        if let Ok(false) = result {
+            self.close(link_number);
         }
         let first_place = link_number / self.protocol.endpoints() * self.protocol.streams();
         if let Err(failure) = result {
             // Before others begin, so that they begin on a link that works.
             let ending = |place: u32| ended.iter().any(|ended| first_place + ended.stream == place);
             self.fail_link_except(link_number, &failure, ending);
+        } else if P::FLUSHES && self.links[link_number as usize].link.is_none() {
+            let ending = |place: u32| ended.iter().any(|ended| first_place + ended.stream == place);
+            let unsent: Vec<u32> = self
+                .busy_places_of(link_number)
+                .filter(|&place| !ending(place))
+                .collect();
+            for place in unsent {
+                if let Err(failure) = self.begin_again(place) {
+                    self.stillborn.push((place, failure));
+                }
+            }
+        } else if P::FLUSHES {
+            self.unflushed.push(link_number);
         }
         for ended in ended.drain(..) {
             let place = first_place + ended.stream;
@@ -590,13 +643,16 @@ impl<'w, P: Protocol> Driver<'w, P> {
             let goes_on = self.protocol.abandon(link, stream);
             if !goes_on {
                 self.close(link_number);
+            } else if P::FLUSHES {
+                self.unflushed.push(link_number);
             }
             let limit = self.timeout_ns as f64 * 1e-9;
+            let kind = self.protocol.timeout_kind();
+            if kind == ErrorKind::Lost {
+                self.worker.recorder().datagram(Datagram::Lost);
+            }
             let failure = if connected {
-                Failure::new(
-                    ErrorKind::Timeout,
-                    format!("no complete response within {limit} s"),
-                )
+                Failure::new(kind, format!("no complete response within {limit} s"))
             } else {
                 Failure::new(
                     ErrorKind::ConnectTimeout,

@@ -1,5 +1,6 @@
 use crate::net::{Failure, Ready};
 use crate::record::Recorder;
+use crate::result::ErrorKind;
 use std::os::fd::BorrowedFd;
 
 /// One kind of request that a protocol can make.
@@ -51,8 +52,14 @@ pub(crate) trait Protocol {
 
     fn requests(&self) -> &[Request];
 
-    /// Begins to connect.
-    fn open(&mut self, endpoint: u32, now_ns: u64, recorder: &mut Recorder) -> Result<Self::Link, Failure>;
+    /// Begins to connect. A link keeps its number when it is made anew, and its user with it.
+    fn open(
+        &mut self,
+        number: u32,
+        endpoint: u32,
+        now_ns: u64,
+        recorder: &mut Recorder,
+    ) -> Result<Self::Link, Failure>;
 
     fn fd<'a>(&self, link: &'a Self::Link) -> BorrowedFd<'a>;
 
@@ -66,8 +73,27 @@ pub(crate) trait Protocol {
         recorder: &mut Recorder,
     ) -> Result<(), Failure>;
 
-    /// Does what can be done on a link that is ready for something: whether it can be used further. An error is that of all
-    /// requests on the link that have not ended.
+    /// What ends as soon as it has begun, because nothing comes back.
+    fn begun(&mut self, _link: &mut Self::Link, _stream: u32, _now_ns: u64) -> Option<Ended> {
+        None
+    }
+
+    /// Whether what `begin` and `ready` have to send waits for [`flush`](Protocol::flush), so that several go together.
+    const FLUSHES: bool = false;
+
+    /// Sends what waits.
+    fn flush(&mut self, _link: &mut Self::Link) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    /// What it is counted as when there is no response in time.
+    fn timeout_kind(&self) -> ErrorKind {
+        ErrorKind::Timeout
+    }
+
+    /// Does what can be done on a link that is ready for something: whether it can be used further. If not, requests on it that
+    /// have not ended have not been sent, and begin again on another one. An error is that of all requests on the link that
+    /// have not ended.
     fn ready(&mut self, link: &mut Self::Link, ready: Ready, turn: &mut Turn<'_>) -> Result<bool, Failure>;
 
     /// Gives a request up: whether the link can be used further.

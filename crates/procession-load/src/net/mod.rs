@@ -6,10 +6,16 @@ mod poller;
 mod socket;
 mod stream;
 mod tcp_info;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use address::{Address, Endpoint};
 pub use failure::Failure;
 pub use poller::{Poller, Ready};
 pub use socket::{connect, connect_result, receive, send, udp, Connecting};
-pub use stream::Stream;
+pub use stream::{Received, Stream};
 pub use tcp_info::{tcp_info, TcpInfo};
+pub use tls::{TlsClient, TlsSession};

@@ -41,6 +41,11 @@ pub fn connect(address: &Address, forget: bool) -> Result<Connecting, Failure> {
             if forget {
                 let _ = sockopt::set_socket_linger(&fd, Some(Duration::ZERO));
             }
+            if address.ip().is_loopback() && !forget {
+                // There is no congestion inside a machine; what systems use by default against it may measure and pace each
+                // packet, which costs several percent of a request here. Reno is always there and does neither.
+                let _ = sockopt::set_tcp_congestion(&fd, "reno");
+            }
             let result = net::connect(&fd, address);
             (fd, result)
         }

@@ -1,5 +1,8 @@
-use super::{connect, connect_result, receive, send, tcp_info, Endpoint, Failure};
+use super::{
+    connect, connect_result, receive, send, tcp_info, Endpoint, Failure, Ready, TlsClient, TlsSession,
+};
 use crate::record::Recorder;
+use crate::result::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// The kernel waits a second before it sends a connection's first packet again.
@@ -9,36 +12,64 @@ const SYN_RETRY_NS: u64 = 900_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Connecting,
+    Handshaking,
     Open,
 }
 
-/// A byte stream to a server.
+#[derive(Debug)]
+struct Secured {
+    session: TlsSession,
+    /// What did not fit out.
+    unsent: Vec<u8>,
+}
+
+/// What [`Stream::receive`] has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// Nothing: the stream tells when there is more.
+    Nothing,
+    /// The end.
+    End,
+    /// So many bytes; whether there may be more to receive right now.
+    Bytes(usize, bool),
+}
+
+/// A byte stream to a server, secured or not.
 #[derive(Debug)]
 pub struct Stream {
     fd: OwnedFd,
     stage: Stage,
+    secured: Option<Secured>,
     began_ns: u64,
+    connected_ns: u64,
     dns_ns: Option<u64>,
     retransmits: u64,
 }
 
 impl Stream {
-    /// Begins to connect. `forget`: see [`connect`].
+    /// Begins to connect, with TLS if there is a client for it. `forget`: see [`connect`].
     ///
     /// # Errors
     ///
     /// If it fails at once.
     pub fn open(
         endpoint: &Endpoint,
+        tls: Option<&TlsClient>,
         forget: bool,
         dns_ns: Option<u64>,
         now_ns: u64,
     ) -> Result<Stream, Failure> {
+        let session = tls.map(TlsClient::connect).transpose()?;
         let connecting = connect(endpoint.address(), forget)?;
         Ok(Stream {
             fd: connecting.fd,
             stage: Stage::Connecting,
+            secured: session.map(|session| Secured {
+                session,
+                unsent: Vec::new(),
+            }),
             began_ns: now_ns,
+            connected_ns: 0,
             dns_ns,
             retransmits: 0,
         })
@@ -50,6 +81,16 @@ impl Stream {
         self.stage == Stage::Open
     }
 
+    /// Whether it is connected, be it that TLS is not agreed upon yet.
+    pub fn is_connected(&self) -> bool {
+        self.stage != Stage::Connecting
+    }
+
+    /// The protocol that was agreed upon with TLS.
+    pub fn protocol(&self) -> Option<&[u8]> {
+        self.secured.as_ref()?.session.protocol()
+    }
+
     /// Goes on with connecting, when the descriptor is ready for something: whether the stream is open now.
     ///
     /// # Errors
@@ -58,40 +99,111 @@ impl Stream {
     pub fn advance(
         &mut self,
         endpoint: &mut Endpoint,
-        now_ns: u64,
+        scratch: &mut [u8],
+        ready: Ready,
         recorder: &mut Recorder,
     ) -> Result<bool, Failure> {
         if self.stage == Stage::Connecting {
-            connect_result(&self.fd)?;
+            // What is ready to write and not broken is connected: there is no need to ask.
+            if ready.closing() {
+                connect_result(&self.fd)?;
+            } else if !ready.writable() {
+                return Ok(false);
+            }
             endpoint.prove();
-            self.stage = Stage::Open;
-            let took_ns = now_ns.saturating_sub(self.began_ns);
-            recorder.connected(self.dns_ns, Some(took_ns), None);
+            self.connected_ns = crate::now_ns();
+            let took_ns = self.connected_ns.saturating_sub(self.began_ns);
             if took_ns >= SYN_RETRY_NS {
                 self.note_connect_retransmits(recorder);
             }
+            self.stage = Stage::Handshaking;
+            if self.secured.is_none() {
+                self.stage = Stage::Open;
+                recorder.connected(self.dns_ns, Some(took_ns), None);
+            }
         }
-        Ok(true)
+        if self.stage == Stage::Handshaking && self.shake_hands(scratch)? {
+            self.stage = Stage::Open;
+            let connect_ns = self.connected_ns.saturating_sub(self.began_ns);
+            let tls_ns = crate::now_ns().saturating_sub(self.connected_ns);
+            recorder.connected(self.dns_ns, Some(connect_ns), Some(tls_ns));
+        }
+        Ok(self.is_open())
     }
 
-    /// Sends as much as there is room for.
+    fn shake_hands(&mut self, scratch: &mut [u8]) -> Result<bool, Failure> {
+        let Some(secured) = &mut self.secured else {
+            return Ok(true);
+        };
+        loop {
+            secured.flush(&self.fd)?;
+            if !secured.session.is_handshaking() {
+                return Ok(true);
+            }
+            match receive(&self.fd, scratch)? {
+                None => return Ok(false),
+                Some(0) => {
+                    return Err(Failure::new(
+                        ErrorKind::Tls,
+                        "the server closed the connection instead of agreeing on TLS",
+                    ))
+                }
+                Some(n) => {
+                    let taken = secured.session.take(&scratch[..n]);
+                    // Also when it failed: the other side is to know why.
+                    let _ = secured.flush(&self.fd);
+                    taken?;
+                }
+            }
+        }
+    }
+
+    /// Sends as much as there is room for; of a secured stream everything, of which some may wait for
+    /// [`flush`](Stream::flush).
     ///
     /// # Errors
     ///
     /// If the connection is broken.
     #[inline]
     pub fn send(&mut self, bytes: &[u8]) -> Result<usize, Failure> {
-        send(&self.fd, bytes)
+        match &mut self.secured {
+            None => send(&self.fd, bytes),
+            Some(secured) => {
+                secured.session.write(bytes);
+                secured.flush(&self.fd)?;
+                Ok(bytes.len())
+            }
+        }
     }
 
-    /// Receives what is there: 0 bytes at the end, `None` if there is nothing yet.
+    /// Sends what waits, when there is room again.
     ///
     /// # Errors
     ///
     /// If the connection is broken.
     #[inline]
-    pub fn receive(&mut self, into: &mut [u8]) -> Result<Option<usize>, Failure> {
-        receive(&self.fd, into)
+    pub fn flush(&mut self) -> Result<(), Failure> {
+        match &mut self.secured {
+            None => Ok(()),
+            Some(secured) => secured.flush(&self.fd),
+        }
+    }
+
+    /// Receives what is there.
+    ///
+    /// # Errors
+    ///
+    /// If the connection is broken.
+    #[inline]
+    pub fn receive(&mut self, into: &mut [u8], scratch: &mut [u8]) -> Result<Received, Failure> {
+        match &mut self.secured {
+            None => Ok(match receive(&self.fd, into)? {
+                None => Received::Nothing,
+                Some(0) => Received::End,
+                Some(n) => Received::Bytes(n, n == into.len()),
+            }),
+            Some(secured) => secured.receive(&self.fd, into, scratch),
+        }
     }
 
     /// Notes whether the first packet had to be sent again, which makes a connection seem slow although the server is not.
@@ -108,6 +220,50 @@ impl Stream {
         let retransmits = info.retransmits.saturating_sub(self.retransmits);
         self.retransmits = info.retransmits;
         recorder.tcp(retransmits, 0, Some(info.round_trip_ns));
+    }
+}
+
+impl Secured {
+    fn flush(&mut self, fd: &OwnedFd) -> Result<(), Failure> {
+        self.session.emit(&mut self.unsent);
+        let mut at = 0;
+        while at < self.unsent.len() {
+            match send(fd, &self.unsent[at..])? {
+                0 => break,
+                n => at += n,
+            }
+        }
+        if at == self.unsent.len() {
+            self.unsent.clear();
+            // Kept small: there are many connections.
+            self.unsent.shrink_to(4096);
+        } else {
+            self.unsent.drain(..at);
+        }
+        Ok(())
+    }
+
+    fn receive(&mut self, fd: &OwnedFd, into: &mut [u8], scratch: &mut [u8]) -> Result<Received, Failure> {
+        let mut more = true;
+        loop {
+            match self.session.read(into) {
+                Some(0) => return Ok(Received::End),
+                Some(n) => return Ok(Received::Bytes(n, more || n == into.len())),
+                None if !more => return Ok(Received::Nothing),
+                None => {}
+            }
+            match receive(fd, scratch)? {
+                None => return Ok(Received::Nothing),
+                // Many servers close without the farewell that TLS asks for.
+                Some(0) => return Ok(Received::End),
+                Some(n) => {
+                    more = n == scratch.len();
+                    self.session.take(&scratch[..n])?;
+                    // An answer to a change of keys, perhaps.
+                    self.flush(fd)?;
+                }
+            }
+        }
     }
 }
 

@@ -212,6 +212,9 @@ fn check_http(target: &HttpTarget) -> Result<()> {
     if target.streams > 1 && target.version == HttpVersion::Http1 {
         return fail("several requests at once on one connection need HTTP/2");
     }
+    if target.version == HttpVersion::Http2 && (target.redirects > 0 || target.cookies) {
+        return fail("redirects and cookies are for HTTP/1: over HTTP/2 write a virtual user");
+    }
     if target.tls.certificate_file.is_some() != target.tls.key_file.is_some() {
         return fail("a client certificate and its key come together: give both or none");
     }

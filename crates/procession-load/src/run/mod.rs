@@ -5,9 +5,14 @@ mod environment;
 mod usage;
 mod worker;
 
-use crate::drive::Driven;
+use crate::drive::{Driven, Protocol};
+#[cfg(feature = "http2")]
+use crate::http::h2::Http2;
 use crate::http::link::Http1;
-use crate::plan::{Plan, Target};
+use crate::net::Failure;
+use crate::plan::{HttpVersion, Plan, Target};
+use crate::raw::tcp::Tcp;
+use crate::raw::udp::Udp;
 use crate::record::{Region, SeatState};
 use crate::result::{RunResult, RunState};
 use crate::{now_ns, Error, Result};
@@ -103,9 +108,18 @@ impl Run {
     /// If the plan makes no sense ([`Error::is_plan`]), a host's name cannot be looked up, the system allows no more
     /// processes, or this process has several threads, as workers are forked from it.
     pub fn start(plan: Plan) -> Result<Run> {
+        Run::start_hooked(plan, ForkHooks::default())
+    }
+
+    /// As [`Run::start`], in a host that needs something to be done around each fork.
+    ///
+    /// # Errors
+    ///
+    /// As [`Run::start`]; several threads are no error if the hooks allow them.
+    pub fn start_hooked(plan: Plan, hooks: ForkHooks) -> Result<Run> {
         plan.check()?;
         let workload = built_in(&plan.target)?;
-        Run::start_workload(plan, workload, ForkHooks::default())
+        Run::start_workload(plan, workload, hooks)
     }
 
     /// Begins a run of the caller's own workload.
@@ -418,13 +432,25 @@ fn built_in(target: &Target) -> Result<Arc<dyn Workload>> {
         Target::Custom { name } => Err(Error::plan(format!(
             "{name} is not built in: start it with its workload"
         ))),
-        Target::Http(target) => {
-            // Looked up here, so that a wrong name is an error before anything begins.
-            let prepared = Http1::new(target).map_err(|failure| Error::system(failure.text))?;
-            Ok(Arc::new(Driven::new(target.requests.len(), move |_: &Plan| {
-                Ok(prepared.clone())
-            })))
-        }
-        _ => Err(Error::plan("this target is not built in")),
+        // Looked up here, so that a wrong name is an error before anything begins.
+        Target::Http(target) => match target.version {
+            HttpVersion::Http1 => driven(Http1::new(target), target.requests.len()),
+            #[cfg(feature = "http2")]
+            HttpVersion::Http2 => driven(Http2::new(target), target.requests.len()),
+            #[cfg(not(feature = "http2"))]
+            HttpVersion::Http2 => Err(Error::plan(
+                "this build has no HTTP/2: build it with the feature http2",
+            )),
+        },
+        Target::Tcp(target) => driven(Tcp::new(target), 1),
+        Target::Udp(target) => driven(Udp::new(target), 1),
     }
+}
+
+fn driven<P: Protocol + Clone + Send + Sync + 'static>(
+    prepared: std::result::Result<P, Failure>,
+    steps: usize,
+) -> Result<Arc<dyn Workload>> {
+    let prepared = prepared.map_err(|failure| Error::system(failure.text))?;
+    Ok(Arc::new(Driven::new(steps, move |_: &Plan| Ok(prepared.clone()))))
 }

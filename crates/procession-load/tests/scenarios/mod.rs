@@ -1,4 +1,6 @@
 mod http;
+mod protocols;
+mod servers;
 mod workers;
 
 use procession_load::server::Served;
@@ -65,4 +67,44 @@ pub const ALL: &[(&str, fn())] = &[
         http::requests_are_chosen_by_their_weights,
     ),
     ("a_stall_is_seen_whole", http::a_stall_is_seen_whole),
+    (
+        "servers_prove_who_they_are",
+        protocols::servers_prove_who_they_are,
+    ),
+    (
+        "a_client_certificate_is_shown_if_there_is_one",
+        protocols::a_client_certificate_is_shown_if_there_is_one,
+    ),
+    (
+        "http2_requests_share_connections",
+        protocols::http2_requests_share_connections,
+    ),
+    (
+        "http2_goes_on_when_the_server_ends_a_connection_or_a_stream",
+        protocols::http2_goes_on_when_the_server_ends_a_connection_or_a_stream,
+    ),
+    (
+        "a_protocol_of_its_own_is_tested_over_tcp",
+        protocols::a_protocol_of_its_own_is_tested_over_tcp,
+    ),
+    (
+        "lost_and_doubled_datagrams_are_counted",
+        protocols::lost_and_doubled_datagrams_are_counted,
+    ),
+    (
+        "a_held_up_generator_is_not_believed",
+        workers::held_up_generator_is_not_believed,
+    ),
+    (
+        "a_killed_controller_leaves_no_worker_behind",
+        workers::killed_controller_leaves_no_worker_behind,
+    ),
+    (
+        "redirects_and_cookies_are_followed_if_asked_for",
+        protocols::redirects_and_cookies_are_followed_if_asked_for,
+    ),
+    (
+        "a_unix_socket_takes_the_place_of_an_address",
+        protocols::a_unix_socket_takes_the_place_of_an_address,
+    ),
 ];

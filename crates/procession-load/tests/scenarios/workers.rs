@@ -13,7 +13,7 @@ impl Workload for Sleeper {
     fn run(&self, worker: &mut Worker) -> Result<(), String> {
         let step = worker.recorder().step(StepKind::Request, "sleep");
         worker.wait_for_start();
-        let mut count = 0u64;
+        let (mut count, mut last_ended) = (0u64, 0);
         loop {
             let now = now_ns();
             if worker.phase(now) != Phase::Running || !worker.may_begin(now) {
@@ -24,13 +24,19 @@ impl Workload for Sleeper {
                     std::thread::sleep(Duration::from_nanos((due - now).min(20_000_000)));
                     continue;
                 }
-                Some(_) => worker.take_arrival(now).unwrap(),
+                Some(_) => {
+                    let due = worker.take_arrival(now).unwrap();
+                    // This one does a thing at a time: it is late if it was not busy with the last one until then.
+                    worker.recorder().delay(now.saturating_sub(due.max(last_ended)));
+                    due
+                }
                 None if worker.take_iteration(now) => now,
                 None => return Ok(()),
             };
             worker.recorder().sent(now, 5);
             std::thread::sleep(Duration::from_millis(1));
             let ended = now_ns();
+            last_ended = ended;
             let sample = Sample {
                 intended_ns: due_ns,
                 sent_ns: now,
@@ -143,4 +149,51 @@ pub fn stopped_run_still_reports() {
     assert_eq!(result.state, RunState::Stopped);
     assert!(result.totals.requests > 10);
     assert!(result.info.elapsed_seconds < 5.0);
+}
+
+pub fn held_up_generator_is_not_believed() {
+    let mut plan = plan(Pacing::constant_rate(200.0), 1);
+    plan.duration = Some(Duration::from_secs(2));
+    let mut run = Run::start_workload(plan, Arc::new(Sleeper), ForkHooks::default()).unwrap();
+    run.wait(Duration::from_millis(300)).unwrap();
+    // As if it had no CPU for a while.
+    let worker = run.worker_pids()[0];
+    procession::os::process::kill(worker, procession::os::process::SIGSTOP).unwrap();
+    std::thread::sleep(Duration::from_millis(400));
+    procession::os::process::kill(worker, procession::os::process::SIGCONT).unwrap();
+    let result = run.finish().unwrap();
+    // What was due in the meantime was made up for, and its waiting is in the response times.
+    assert_eq!(result.totals.requests, 400);
+    assert!(result.latency.response.p95 > 0.1);
+    assert!(result.latency.service.p95 < 0.1);
+    assert_eq!(result.verdict.outcome, Outcome::Invalid);
+    let reason = &result.verdict.reasons[0];
+    assert!(reason.what.contains("sent late"), "{reason:?}");
+    assert!(!reason.cure.is_empty());
+}
+
+pub fn killed_controller_leaves_no_worker_behind() {
+    let (read, write) = std::io::pipe().unwrap();
+    let controller = procession::Process::new(move || {
+        let mut write = write;
+        let run =
+            Run::start_workload(plan(Pacing::users(2), 2), Arc::new(Sleeper), ForkHooks::default()).unwrap();
+        let pids: Vec<String> = run.worker_pids().iter().map(u32::to_string).collect();
+        std::io::Write::write_all(&mut write, format!("{}\n", pids.join(" ")).as_bytes()).unwrap();
+        run.finish().unwrap();
+    });
+    controller.start().unwrap();
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(read), &mut line).unwrap();
+    let workers: Vec<u32> = line.split_whitespace().map(|pid| pid.parse().unwrap()).collect();
+    assert_eq!(workers.len(), 2);
+    let alive = |pid: &u32| procession::os::process::process_state(*pid).is_some_and(|state| state != 'Z');
+    assert!(workers.iter().all(alive));
+    procession::os::process::kill(controller.pid().unwrap(), procession::os::process::SIGKILL).unwrap();
+    controller.join().unwrap();
+    let patience = std::time::Instant::now() + Duration::from_secs(10);
+    while workers.iter().any(alive) && std::time::Instant::now() < patience {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(!workers.iter().any(alive), "workers outlived their controller");
 }

@@ -1,0 +1,170 @@
+//! Redirects and cookies, for tests that ask for them: then requests are made anew each time.
+
+use super::h1::Sink;
+use super::request::encode;
+use super::url::Url;
+use crate::net::Failure;
+use crate::plan::{Header, HttpRequest, Payload};
+use crate::result::ErrorKind;
+use httparse::Header as Received;
+
+/// The cookies that a user has been given by one server. Their path and domain are not looked at: all go to that server.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Jar(Vec<(String, String)>);
+
+impl Jar {
+    /// Takes a `Set-Cookie` header.
+    pub(crate) fn take(&mut self, header: &str) {
+        let mut parts = header.split(';').map(str::trim);
+        let Some((name, value)) = parts.next().and_then(|cookie| cookie.split_once('=')) else {
+            return;
+        };
+        let is_over = |part: &str| {
+            let age = part
+                .split_once('=')
+                .filter(|(name, _)| name.eq_ignore_ascii_case("max-age"));
+            age.is_some_and(|(_, seconds)| seconds.trim().parse::<i64>().is_ok_and(|seconds| seconds <= 0))
+        };
+        self.0.retain(|(known, _)| known != name);
+        if !parts.any(is_over) {
+            self.0.push((name.to_owned(), value.to_owned()));
+        }
+    }
+
+    fn header(&self) -> Option<Header> {
+        let all: Vec<String> = self
+            .0
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        (!all.is_empty()).then(|| Header {
+            name: "Cookie".to_owned(),
+            value: all.join("; "),
+        })
+    }
+}
+
+/// What of a response decides how to go on.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    location: Option<String>,
+    pub(crate) cookies: Vec<String>,
+}
+
+impl Sink for Look {
+    fn head(&mut self, _: u16, headers: &[Received<'_>]) {
+        for header in headers {
+            let value = || String::from_utf8_lossy(header.value).into_owned();
+            if header.name.eq_ignore_ascii_case("location") {
+                self.location = Some(value());
+            } else if header.name.eq_ignore_ascii_case("set-cookie") {
+                self.cookies.push(value());
+            }
+        }
+    }
+
+    fn body(&mut self, _: &[u8]) {}
+}
+
+/// A request as it is sent this time.
+pub(crate) fn with_cookies(request: &HttpRequest, jar: &Jar, keep_alive: bool) -> Result<Vec<u8>, Failure> {
+    let url = Url::parse(&request.url).map_err(|why| Failure::new(ErrorKind::Protocol, why))?;
+    let mut request = request.clone();
+    request.headers.extend(jar.header());
+    Ok(encode(&request, &url, keep_alive))
+}
+
+/// The request that a response leads to; `None` if it leads nowhere.
+///
+/// # Errors
+///
+/// If it leads to another server, which nobody has asked to be tested.
+pub(crate) fn next_request(
+    request: &HttpRequest,
+    status: u16,
+    look: &Look,
+) -> Result<Option<HttpRequest>, Failure> {
+    let (301 | 302 | 303 | 307 | 308, Some(location)) = (status, &look.location) else {
+        return Ok(None);
+    };
+    let failure = |why: String| Failure::new(ErrorKind::Assertion, why);
+    let from = Url::parse(&request.url).map_err(failure)?;
+    let scheme = if from.tls { "https" } else { "http" };
+    let url = if location.contains("://") {
+        location.clone()
+    } else if location.starts_with("//") {
+        format!("{scheme}:{location}")
+    } else if location.starts_with('/') {
+        format!("{scheme}://{}{location}", from.authority)
+    } else {
+        let path = from.path.split('?').next().unwrap_or("/");
+        let folder = &path[..=path.rfind('/').unwrap_or(0)];
+        format!("{scheme}://{}{folder}{location}", from.authority)
+    };
+    let to = Url::parse(&url).map_err(failure)?;
+    if (to.tls, &to.host, to.port) != (from.tls, &from.host, from.port) {
+        return Err(failure(format!(
+            "{} leads to {url}, another server, which is not followed",
+            request.name
+        )));
+    }
+    let mut next = request.clone();
+    next.url = url;
+    // As browsers do.
+    if status == 303 || (status < 303 && next.method == "POST") {
+        if next.method != "HEAD" {
+            next.method = "GET".to_owned();
+        }
+        next.body = Payload::default();
+        next.headers
+            .retain(|header| !header.name.to_ascii_lowercase().starts_with("content-"));
+    }
+    Ok(Some(next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookies_are_kept_replaced_and_dropped() {
+        let mut jar = Jar::default();
+        jar.take("a=1; Path=/; HttpOnly");
+        jar.take("b=2");
+        jar.take("a=3");
+        assert_eq!(jar.header().unwrap().value, "b=2; a=3");
+        jar.take("b=; Max-Age=0");
+        assert_eq!(jar.header().unwrap().value, "a=3");
+        jar.take("nonsense");
+        assert_eq!(jar.header().unwrap().value, "a=3");
+    }
+
+    #[test]
+    fn redirects_are_followed_on_the_same_server_only() {
+        let mut request = HttpRequest::new("POST", "http://h:81/a/b?c").unwrap();
+        request.body = Payload(b"x".to_vec());
+        let go = |status, location: &str| {
+            let look = Look {
+                location: Some(location.to_owned()),
+                cookies: Vec::new(),
+            };
+            next_request(&request, status, &look)
+        };
+        let follow = |status, location| {
+            let next = go(status, location).unwrap().unwrap();
+            (next.method, next.url, next.body.0.len())
+        };
+        assert_eq!(follow(302, "/d"), ("GET".into(), "http://h:81/d".into(), 0));
+        assert_eq!(follow(307, "d?e"), ("POST".into(), "http://h:81/a/d?e".into(), 1));
+        assert_eq!(
+            follow(303, "http://h:81/d"),
+            ("GET".into(), "http://h:81/d".into(), 0)
+        );
+        assert!(go(301, "http://h:82/")
+            .unwrap_err()
+            .text
+            .contains("another server"));
+        assert_eq!(go(200, "/d").unwrap(), None);
+        assert_eq!(next_request(&request, 302, &Look::default()).unwrap(), None);
+    }
+}
