@@ -99,6 +99,8 @@ class Row:
     """Parameters by library, for those that would need minutes for the full number. The figures are rates, or sizes per
     task, so they stay comparable; the report names the libraries."""
     needs_numpy: bool = False
+    module: str = "measurements"
+    """Where the function is."""
 
 
 def _rates(key: str, title: str, ratio: float) -> Figure:
@@ -363,6 +365,46 @@ ROWS: tuple[Row, ...] = (
         FORK,
         {"n": 500, "n_map": 2_000, "budget_seconds": 1.0},
         {"n": 200, "n_map": 500, "budget_seconds": 0.2},
+    ),
+)
+
+
+# ---- locks and shared values -------------------------------------------------------------------------------------
+
+_LOCK_CONTESTANTS = ("procession:fork", "multiprocessing:fork")
+_ALONE = {"n": 200_000, "budget_seconds": 1.0}
+_QUICK_ALONE = {"n": 50_000, "budget_seconds": 0.2}
+_BY_TWO = {"n": 200_000, "repetitions": 3}
+_QUICK_BY_TWO = {"n": 50_000, "repetitions": 1}
+
+
+def _lock_row(name: str, title: str, alone: bool, *figures: Figure) -> Row:
+    parameters = (_ALONE, _QUICK_ALONE) if alone else (_BY_TWO, _QUICK_BY_TWO)
+    return Row(name, title, name.replace("-", "_"), figures, _LOCK_CONTESTANTS, *parameters, module="lock_measurements")
+
+
+ROWS += (
+    _lock_row(
+        "lock-alone",
+        "A lock that nobody else wants",
+        True,
+        Figure("pair", "`lock.acquire()`, `lock.release()`", "ns", reach=Reach(ratio=1)),
+        Figure("with", "`with lock`", "ns", reach=Reach(ratio=2)),
+    ),
+    _lock_row(
+        "lock-by-two", "A lock that two processes want", False, _rates("with", "`with lock` by two processes", 1.5)
+    ),
+    _lock_row(
+        "value-alone",
+        "A shared value that nobody else wants",
+        True,
+        Figure("increment", "`with value.get_lock(): value.value += 1`", "ns", reach=Reach(ratio=2.5)),
+    ),
+    _lock_row(
+        "value-by-two",
+        "A shared value that two processes count in",
+        False,
+        _rates("increment", "`with value.get_lock(): value.value += 1` by two processes", 3),
     ),
 )
 

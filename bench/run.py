@@ -196,7 +196,13 @@ class Session:
             request = os.path.join(temporary, "request.json")
             with open(request, "w") as file:
                 json.dump(
-                    {"contestant": contestant, "function": row.function, "parameters": parameters, "output": output},
+                    {
+                        "contestant": contestant,
+                        "module": row.module,
+                        "function": row.function,
+                        "parameters": parameters,
+                        "output": output,
+                    },
                     file,
                 )
             ended = processes.run_limited(

@@ -45,10 +45,10 @@ class StdlibShaped(PoolMethods):
     def __init__(self, method: str, package: Any) -> None:
         super().__init__(method)
         self.timeout_errors = (package.TimeoutError,)
-        self._context = package.get_context(method)
+        self.context = package.get_context(method)
 
     def open(self, processes: int, initializer: Callable[[], None] | None = None) -> None:
-        self._pool = self._context.Pool(processes, initializer)
+        self._pool = self.context.Pool(processes, initializer)
 
     def abandon(self) -> None:
         self._pool.terminate()
@@ -66,7 +66,7 @@ class Procession(StdlibShaped):
     def open(
         self, processes: int, initializer: Callable[[], None] | None = None, limit_seconds: float | None = None
     ) -> None:
-        self._pool = self._context.Pool(processes, initializer, timeout=limit_seconds)
+        self._pool = self.context.Pool(processes, initializer, timeout=limit_seconds)
 
 
 class Multiprocessing(StdlibShaped):
@@ -87,4 +87,4 @@ class Billiard(StdlibShaped):
     def open(
         self, processes: int, initializer: Callable[[], None] | None = None, limit_seconds: float | None = None
     ) -> None:
-        self._pool = self._context.Pool(processes, initializer, timeout=limit_seconds)
+        self._pool = self.context.Pool(processes, initializer, timeout=limit_seconds)

@@ -8,7 +8,7 @@ A drop-in for `multiprocessing`:
         with mp.Pool() as pool:
             print(pool.map(abs, [-1, -2, -3]))
 
-Every name of `multiprocessing` is here. Pools and processes are ours; what is not ours yet is the standard library's
+Every name of `multiprocessing` is here. Pools, processes, locks and shared values are ours; what is not ours yet is the standard library's
 very own object, so classes, exceptions and the start method are shared with code that imports `multiprocessing`.
 """
 
@@ -17,6 +17,7 @@ from multiprocessing import __all__ as _stdlib_names
 
 from . import context, errors, process
 from .errors import (
+    DeadlockError,
     MemoryLimitExceeded,
     PoisonTask,
     PoolTerminated,

@@ -40,6 +40,7 @@ from . import (
     util as util,
 )
 from .errors import (
+    DeadlockError as DeadlockError,
     MemoryLimitExceeded as MemoryLimitExceeded,
     PoisonTask as PoisonTask,
     PoolTerminated as PoolTerminated,
@@ -93,6 +94,7 @@ __all__ = [
     "set_executable",
     "set_forkserver_preload",
     "set_start_method",
+    "DeadlockError",
     "PoisonTask",
     "PoolTerminated",
     "ResultDecodeError",

@@ -1,5 +1,6 @@
 import multiprocessing.context
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from ctypes import _SimpleCData, c_char
 from multiprocessing.context import (
     AuthenticationError as AuthenticationError,
     BufferTooShort as BufferTooShort,
@@ -9,9 +10,11 @@ from multiprocessing.context import (
     get_spawning_popen as get_spawning_popen,
     set_spawning_popen as set_spawning_popen,
 )
-from typing import Any, ClassVar, Literal, overload
+from typing import Any, ClassVar, Literal, TypeVar, overload
 
-from . import process as process
+from typing_extensions import TypeAlias
+
+from . import process as process, sharedctypes, synchronize
 from ._retry import Retry
 from .pool import Pool as _Pool
 from .process import (
@@ -22,6 +25,11 @@ from .process import (
 )
 
 __all__ = ()
+
+_T = TypeVar("_T")
+_CT = TypeVar("_CT")
+_AnyLock: TypeAlias = synchronize.Lock | synchronize.RLock
+_LockOrTrue: TypeAlias = _AnyLock | Literal[True] | None
 
 class BaseContext(multiprocessing.context.BaseContext):
     # The standard library's stub says that a context's pool is its own class; ours is another one.
@@ -40,6 +48,54 @@ class BaseContext(multiprocessing.context.BaseContext):
         cpu_affinity: Iterable[int] | bool | None = None,
         threads_per_worker: int | Literal["auto"] | None = "auto",
     ) -> _Pool: ...
+    # So are these.
+    def Lock(self) -> synchronize.Lock: ...  # type: ignore[override]
+    def RLock(self) -> synchronize.RLock: ...  # type: ignore[override]
+    def Condition(self, lock: _AnyLock | None = None) -> synchronize.Condition: ...  # type: ignore[override]
+    def Semaphore(self, value: int = 1) -> synchronize.Semaphore: ...  # type: ignore[override]
+    def BoundedSemaphore(self, value: int = 1) -> synchronize.BoundedSemaphore: ...  # type: ignore[override]
+    def Event(self) -> synchronize.Event: ...  # type: ignore[override]
+    def Barrier(  # type: ignore[override]
+        self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
+    ) -> synchronize.Barrier: ...
+    @overload  # type: ignore[override]
+    def Value(self, typecode_or_type: type[_CT], *args: Any, lock: Literal[False]) -> _CT: ...
+    @overload
+    def Value(
+        self, typecode_or_type: type[_SimpleCData[_T]], *args: Any, lock: _LockOrTrue = True
+    ) -> sharedctypes.Synchronized[_T]: ...
+    @overload
+    def Value(self, typecode_or_type: str, *args: Any, lock: _LockOrTrue = True) -> sharedctypes.Synchronized[Any]: ...
+    @overload
+    def Value(self, typecode_or_type: str | type[Any], *args: Any, lock: _LockOrTrue | bool = True) -> Any: ...
+    @overload  # type: ignore[override]
+    def Array(
+        self,
+        typecode_or_type: type[c_char] | Literal["c"],
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: _LockOrTrue = True,
+    ) -> sharedctypes.SynchronizedString: ...
+    @overload
+    def Array(
+        self,
+        typecode_or_type: type[_SimpleCData[_T]],
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: _LockOrTrue = True,
+    ) -> sharedctypes.SynchronizedArray[_T]: ...
+    @overload
+    def Array(
+        self, typecode_or_type: str, size_or_initializer: int | Sequence[Any], *, lock: _LockOrTrue = True
+    ) -> sharedctypes.SynchronizedArray[Any]: ...
+    @overload
+    def Array(
+        self,
+        typecode_or_type: str | type[Any],
+        size_or_initializer: int | Sequence[Any],
+        *,
+        lock: _LockOrTrue | bool = True,
+    ) -> Any: ...
     @overload  # type: ignore[override]
     def get_context(self, method: None = None) -> DefaultContext: ...
     @overload

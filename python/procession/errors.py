@@ -1,4 +1,4 @@
-"""What a pool raises when something other than the task's own code went wrong.
+"""What is raised when something other than the user's own code went wrong.
 
 Every class here is a `multiprocessing.ProcessError`, so one `except mp.ProcessError` covers them and the standard
 library's own. Each survives pickling with its attributes, so it can be logged, stored, or raised out of a nested pool.
@@ -11,6 +11,7 @@ import signal
 from multiprocessing import ProcessError
 
 __all__ = [
+    "DeadlockError",
     "MemoryLimitExceeded",
     "PoisonTask",
     "PoolTerminated",
@@ -177,6 +178,29 @@ class ResultDecodeError(ProcessError):
 
 class PoolTerminated(ProcessError):
     """The pool was terminated before this task had a result."""
+
+
+class DeadlockError(ProcessError):
+    """Locks are held and waited for in a circle: without this error those who wait would do so for ever.
+
+    It is raised in one of them, the one that came last. What it releases on its way out lets the others go on.
+
+    Attributes:
+        cycle: those who wait, each for the next and the last for the first, as dictionaries with the keys "process" (its
+            name), "pid", "thread" (the kernel's number), "place" (file and line, where it waits), "lock" (which lock, or
+            None if it waits for the end of a process) and "holder_pid" (who has that lock, or is that process). The first
+            one is where the error was raised.
+    """
+
+    def __init__(self, message: str = "", *, cycle: list[dict[str, object]] | None = None) -> None:
+        super().__init__(message)
+        self.cycle = cycle or []
+
+
+def deadlock(message: str, members: list[tuple[str, int, int, str, str | None, int]]) -> DeadlockError:
+    """Builds the error of a wait that is part of a deadlock."""
+    keys = ("process", "pid", "thread", "place", "lock", "holder_pid")
+    return DeadlockError(message, cycle=[dict(zip(keys, member)) for member in members])
 
 
 def worker_died(name: str, pid: int | None, exitcode: int | None, task: str) -> WorkerDied:

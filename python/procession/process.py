@@ -38,6 +38,9 @@ from time import monotonic, sleep
 
 __all__ = ["BaseProcess", "current_process", "active_children", "parent_process"]
 
+# A wait for the end of a process that takes longer is entered among those in which deadlocks are looked for.
+_JOIN_IN_SILENCE_SECONDS = 0.05
+
 # A stopped process is stopped within microseconds, unless it sits in an uninterruptible system call (a dead network
 # file system, say): nobody may hang on that.
 _SUSPEND_PATIENCE_SECONDS = 1.0
@@ -204,6 +207,23 @@ class _Controllable(BaseProcess):
         if self._lifeline is not None:
             self._lifeline.take(self._leashed)
         return super()._bootstrap(parent_sentinel)
+
+    def join(self, timeout=None):
+        """Waits until the process has ended, for `timeout` seconds at most."""
+        popen = self._popen
+        if timeout is None and popen is not None and self._parent_pid == os.getpid():
+            if popen.wait(_JOIN_IN_SILENCE_SECONDS) is None:
+                # It takes a while, so others may see that we wait: for a lock that we hold the process may wait in turn.
+                from ._native import wait_for_process
+
+                wait = wait_for_process(popen.pid)
+                try:
+                    super().join()
+                finally:
+                    if wait is not None:
+                        wait.end()
+                return
+        super().join(timeout)
 
     def suspend(self):
         """Stops the process where it is (SIGSTOP) until `resume()`. It keeps its memory and its locks.

@@ -16,8 +16,9 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+import sync_tasks
 import tasks
-from harness import Hang, WorkerHunter, assert_pool_is_whole, get, open_pool
+from harness import PATIENCE_SECONDS, Hang, WorkerHunter, assert_pool_is_whole, get, open_pool
 from subject import mp
 
 START_METHODS = ("fork", "spawn", "forkserver")
@@ -122,6 +123,52 @@ def storm(start_method, seconds, seed=None, processes=2, tasks_per_round=2000, p
     return report
 
 
+def lock_storm(start_method, seconds, seed=None, processes=4):
+    """Has processes use locks and the like for so many seconds while one after the other is killed and replaced.
+
+    Nobody may hang; what a lock guards may be half changed as often as its owner died, and no more. Returns a line that
+    tells how it went.
+    """
+    context, generator = mp.get_context(start_method), random.Random(seed)
+    lock, recursive, semaphore = context.Lock(), context.RLock(), context.Semaphore(2)
+    condition, event = context.Condition(), context.Event()
+    pair, counts = context.RawArray("q", 2), context.RawArray("q", 2)
+    started = time.monotonic()
+    arguments = (lock, recursive, semaphore, condition, event, pair, counts, started + seconds)
+    kills = 0
+
+    def start():
+        process = context.Process(target=sync_tasks.run_lock_storm, args=arguments)
+        process.start()
+        return process
+
+    alive = [start() for _ in range(processes)]
+    try:
+        while time.monotonic() < started + seconds:
+            time.sleep(generator.uniform(0.005, 0.030))
+            victim = alive.pop(generator.randrange(processes))
+            victim.kill()
+            victim.join()
+            kills += 1
+            alive.append(start())
+        for process in alive:
+            process.join(PATIENCE_SECONDS)
+            assert process.exitcode == 0, f"a process hangs, or ended with {process.exitcode}"
+    finally:
+        for process in alive:
+            process.kill()
+            process.join()
+    for taken in (lock, recursive, condition):
+        assert taken.acquire(timeout=PATIENCE_SECONDS), f"{taken} is lost"
+        taken.release()
+    deaths = lock.owner_deaths
+    assert 0 <= pair[0] - pair[1] <= deaths, f"{pair[:]} after {deaths} deaths with the lock"
+    return (
+        f"{start_method}: {kills} kills in {time.monotonic() - started:.1f} s, {deaths + recursive.owner_deaths} of them "
+        f"with a lock held; {pair[0]} and {counts[0]} turns"
+    )
+
+
 def _run_fault_tests(times, options):
     tests = os.path.join(os.path.dirname(os.path.abspath(__file__)), "test_faults.py")
     for number in range(1, times + 1):
@@ -160,6 +207,17 @@ def _run_storms(seconds, start_methods, seed):
     return ok
 
 
+def _run_lock_storms(seconds, start_methods, seed):
+    ok = True
+    for start_method in start_methods:
+        try:
+            print(f"lock storm, {lock_storm(start_method, seconds, seed)}", flush=True)
+        except AssertionError as error:
+            ok = False
+            print(f"lock storm, {start_method}, seed {seed}: FAILED: {error}", flush=True)
+    return ok
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50, help="how often the fault tests run (default: 50)")
@@ -175,6 +233,7 @@ def main():
     seed = arguments.seed if arguments.seed is not None else int(time.time())
     print(f"{mp.__name__}, Python {sys.version.split()[0]}, seed {seed}", flush=True)
     ok = _run_storms(arguments.storm_seconds, arguments.start_method or START_METHODS, seed)
+    ok = _run_lock_storms(arguments.storm_seconds, arguments.start_method or START_METHODS, seed) and ok
     ok = _run_fault_tests(arguments.rounds, arguments.options) and ok
     return 0 if ok else 1
 

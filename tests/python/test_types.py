@@ -16,7 +16,7 @@ EXAMPLES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "typing")
 PATIENCE_SECONDS = 300
 
 # Submodules whose stubs are compared with what is there, beside the package itself.
-STUBBED_SUBMODULES = {"context", "errors", "pool", "process"}
+STUBBED_SUBMODULES = {"context", "errors", "pool", "process", "sharedctypes", "synchronize"}
 KNOWN_DIFFERENCES = (
     # Declared as a read-only property, but a subclass may have an attribute of that name.
     "procession.process._Controllable.state",

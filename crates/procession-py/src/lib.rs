@@ -13,6 +13,7 @@ mod pickle;
 mod pool;
 mod raw;
 mod results;
+mod sync;
 mod worker;
 
 #[pymodule(gil_used = true)]
@@ -28,7 +29,17 @@ mod _native {
     #[pymodule_export]
     use super::results::{AsyncResult, Feeder, ImapBase, ImapUnordered, MapResult};
     #[pymodule_export]
+    use super::sync::{
+        wait_for_process, EventBase, LockBase, ProcessWait, SemaphoreBase, SharedBuffer, SynchronizedValue,
+        WaitQueue,
+    };
+    #[pymodule_export]
     use super::worker::WorkerSeat;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        super::sync::install(module.py())
+    }
 
     /// The version of this package.
     #[pyfunction]

@@ -280,6 +280,11 @@ pub fn wait_ready(fd: impl AsFd, readiness: Readiness, deadline: Option<Instant>
     }
 }
 
+/// Has a descriptor that was inherited closed when this process executes another program.
+pub fn close_on_exec(fd: impl AsFd) -> io::Result<()> {
+    Ok(rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)?)
+}
+
 /// A pipe, both ends closed on exec: what is written to the second comes out of the first.
 pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?)

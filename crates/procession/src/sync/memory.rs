@@ -250,6 +250,11 @@ pub fn mapped_chunks() -> Vec<Arc<Chunk>> {
     known().all.values().filter_map(Weak::upgrade).collect()
 }
 
+/// The chunk with this id, if this process has it.
+pub fn find_chunk(id: ChunkId) -> Option<Arc<Chunk>> {
+    known().all.get(&id).and_then(Weak::upgrade)
+}
+
 /// A piece of shared memory, zeroed when it was made.
 ///
 /// ```
