@@ -32,8 +32,13 @@ VERDICTS = {
 }
 
 
-def _items(fault: str) -> list[Any]:
+def _items(contestant: Contestant, fault: str) -> list[Any]:
     items: list[Any] = [("good", index) for index in range(TASKS)]
+    if fault == "nested":
+        module = type(contestant).__name__.lower()
+        of_its_own = module in ("procession", "multiprocessing", "billiard")
+        items[VICTIM] = (fault, VICTIM, module if of_its_own else "multiprocessing")
+        return items
     if fault == "argument-unpicklable":
         items[VICTIM] = ("good", VICTIM, fault_tasks.Unpicklable())
     elif fault == "argument-poisoned":
@@ -55,7 +60,7 @@ def _outcomes(contestant: Contestant, fault: str) -> tuple[list[Any], list[BaseE
 
     def run() -> None:
         try:
-            items = _items(fault)
+            items = _items(contestant, fault)
             try:
                 found.append(contestant.outcomes(_function(fault), items, LIMIT_SECONDS))
             except Unsupported as error:
@@ -95,8 +100,9 @@ def task_fault(contestant: Contestant, record: Callable[..., None], fault: str) 
     started = time.monotonic()
     results, errors, never = _outcomes(contestant, fault if fault != "idle-killed" else "good")
     seconds = time.monotonic() - started
-    if fault == "initializer":
-        verdict = "hangs" if never else "told" if not results else "works"
+    if fault in ("initializer", "lambda"):
+        # It concerns all tasks.
+        verdict = "hangs" if never else "works" if len(results) == TASKS else "told" if not results else "more fail"
         again_text = ""
     else:
         good = set(range(TASKS)) - {VICTIM}

@@ -75,9 +75,8 @@ def misbehave(task: Any) -> Any:
     elif fault == "stuck":
         time.sleep(3600)
     elif fault == "nested":
-        import multiprocessing
-
-        with multiprocessing.get_context("fork").Pool(1) as pool:
+        library = __import__(task[2])
+        with library.get_context("fork").Pool(1) as pool:
             pool.map(abs, [-1])
     return index
 

@@ -83,6 +83,8 @@ class Contestant:
                     errors.append(error)
                 else:
                     never += 1
-            except Exception as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 errors.append(error)
         return results, errors, never

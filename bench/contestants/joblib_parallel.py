@@ -78,4 +78,9 @@ class Joblib(Contestant):
         try:
             return self.map(function, items, chunksize=1), [], 0
         except Exception as error:
+            # A broken call leaves its context in a state that the next one would inherit.
+            try:
+                self._leave()
+            except Exception:
+                self._open_parallel = self._open_options = None
             return [], [error] * len(items), 0

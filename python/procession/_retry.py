@@ -132,6 +132,8 @@ class _Attempts:
             if again and self._failures > 1 and self._deaths == self._failures:
                 error = poison_task(error, self._failures)
             return self._end(None, error)
+        function = self._call[0]
+        self._pool._tell_retry(getattr(function, "__qualname__", None) or type(function).__qualname__)
         pause = self._retry.pause_seconds(self._failures)
         if pause == 0:
             return self.begin()
@@ -232,6 +234,13 @@ class _Map:
 def map_async(pool, function, items, star, calls, terms, retry):
     """Begins a map whose items are tried again; returns its result to come."""
     return _Map(pool, function, list(items), star, calls, terms, retry).result
+
+
+def map_with_progress(pool, function, items, star, terms, retry):
+    """Begins such a map; returns its result to come, and a function that tells how many items are done, and of how many."""
+    work = _Map(pool, function, list(items), star, (None, None), terms, retry)
+    total = len(work._values)
+    return work.result, lambda: (total - work._left, total)
 
 
 class RetryingIterator:

@@ -216,19 +216,26 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         retry = self._retry if retries is None else retry_of(retries)
         return retry if retry.times else None
 
-    def map(self, func, iterable, chunksize=None, *, timeout=None, priority=0, retries=None):
+    def map(self, func, iterable, chunksize=None, *, timeout=None, priority=0, retries=None, progress=None):
         """Calls `func` on each item in the workers; returns the list of results in the order of the items.
 
         Without `chunksize`, items are sent in batches whose size follows from how long they take. If a call raises, so
         does this, when all others are done. `timeout`, `priority` and `retries` (all for each item) are as in
         `apply_async`; items that may be tried again are sent singly.
+
+        `progress=True` shows how far it is, by tqdm if that is installed; a function is called instead with the number of
+        items done and their total.
         """
+        if progress:
+            return self._follow(func, iterable, chunksize, False, timeout, priority, retries, progress)
         if self._retry_for(retries) is not None:
             return self._begin_map(func, iterable, chunksize, None, None, False, timeout, priority, retries).get()
         return self._map(func, iterable, chunksize, False, timeout, priority)
 
-    def starmap(self, func, iterable, chunksize=None, *, timeout=None, priority=0, retries=None):
+    def starmap(self, func, iterable, chunksize=None, *, timeout=None, priority=0, retries=None, progress=None):
         """Like `map`, but each item is a sequence of arguments: `[(1, 2), (3, 4)]` gives `[func(1, 2), func(3, 4)]`."""
+        if progress:
+            return self._follow(func, iterable, chunksize, True, timeout, priority, retries, progress)
         if self._retry_for(retries) is not None:
             return self._begin_map(func, iterable, chunksize, None, None, True, timeout, priority, retries).get()
         return self._map(func, iterable, chunksize, True, timeout, priority)
@@ -271,21 +278,55 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         calls = (callback, error_callback)
         return _retry.map_async(self, func, iterable, star, calls, (timeout, priority), retry)
 
-    def imap(self, func, iterable, chunksize=1, *, buffersize=None, timeout=None, priority=0, retries=None):
+    def _follow(self, func, iterable, chunksize, star, timeout, priority, retries, progress):
+        from ._insight import follow
+
+        retry = self._retry_for(retries)
+        if retry is None:
+            result = self._map_async(func, iterable, chunksize, None, None, star, timeout, priority)
+            state = result._progress
+        else:
+            self._check_running()
+            result, state = _retry.map_with_progress(self, func, iterable, star, (timeout, priority), retry)
+        return follow(result, state, progress, getattr(func, "__name__", None))
+
+    def imap(
+        self,
+        func,
+        iterable,
+        chunksize=1,
+        *,
+        buffersize=None,
+        timeout=None,
+        priority=0,
+        retries=None,
+        progress=None,
+    ):
         """Returns an iterator over the results, in the order of the items, each as soon as it is there.
 
         Items are pulled from `iterable` as they are needed: at most `buffersize` are being worked on or wait to be
         taken, 128 for each worker if it is None. A source that is not one of Python's own containers is pulled in a
-        thread of its own, so it may block. `timeout`, `priority` and `retries` are as in `map`; if items may be tried
-        again, they are pulled when a result is asked for.
+        thread of its own, so it may block. `timeout`, `priority`, `retries` and `progress` are as in `map`; if items may be
+        tried again, they are pulled when a result is asked for.
         """
-        return self._lazily(func, iterable, chunksize, buffersize, True, timeout, priority, retries)
+        return self._lazily(func, iterable, chunksize, buffersize, True, timeout, priority, retries, progress)
 
-    def imap_unordered(self, func, iterable, chunksize=1, *, buffersize=None, timeout=None, priority=0, retries=None):
+    def imap_unordered(
+        self,
+        func,
+        iterable,
+        chunksize=1,
+        *,
+        buffersize=None,
+        timeout=None,
+        priority=0,
+        retries=None,
+        progress=None,
+    ):
         """Like `imap`, but gives results out in the order in which they arrive."""
-        return self._lazily(func, iterable, chunksize, buffersize, False, timeout, priority, retries)
+        return self._lazily(func, iterable, chunksize, buffersize, False, timeout, priority, retries, progress)
 
-    def _lazily(self, func, iterable, chunksize, buffersize, ordered, timeout, priority, retries):
+    def _lazily(self, func, iterable, chunksize, buffersize, ordered, timeout, priority, retries, progress):
         self._check_running()
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
@@ -299,13 +340,34 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         retry = self._retry_for(retries)
         if retry is not None:
             buffersize = buffersize or 128 * self._processes
-            return _retry.RetryingIterator(self, func, iterable, buffersize, ordered, (timeout, priority), retry)
+            terms = (timeout, priority)
+            iterator = _retry.RetryingIterator(self, func, iterable, buffersize, ordered, terms, retry)
+            return _with_progress(iterator, progress, func, iterable)
         iterator = self._imap(func, iterable, chunksize, buffersize, ordered, False, timeout, priority)
         feeder = iterator._feeder()
         if feeder is not None:
             threading.Thread(target=_feed, args=(feeder,), name="procession-imap-feeder", daemon=True).start()
+        iterator = _with_progress(iterator, progress, func, iterable)
         # As in multiprocessing, results of chunks come from a generator, which an error ends.
         return iterator if chunksize == 1 else (result for result in iterator)
+
+    def stats(self):
+        """Returns a `PoolStats`: where the pool's time has gone, function by function, with hints what could be done better.
+
+        Costs nothing worth mentioning, before or now: counts are kept in any case, and only some tasks are timed.
+        """
+        from ._insight import stats_of
+
+        return stats_of(self)
+
+    def events(self):
+        """Returns `Events`: an iterator over what happens in the pool from now on, tasks begun and done, workers come and gone.
+
+        Read it in a thread of its own, or by its `next(timeout)`. The pool never waits for a reader.
+        """
+        from ._insight import Events
+
+        return Events(self._events())
 
     def close(self):
         """Takes no more work; workers end when all is done and `join` is called."""
@@ -374,6 +436,15 @@ class _Worker:
 
     def __repr__(self):
         return f"<{self.name} pid={self.pid} {self._stage} daemon>"
+
+
+def _with_progress(iterator, progress, func, iterable):
+    if not progress:
+        return iterator
+    from ._insight import ProgressIterator
+
+    total = operator.length_hint(iterable, 0) or None
+    return ProgressIterator(iterator, progress, total, getattr(func, "__name__", None))
 
 
 def _attend(pool):

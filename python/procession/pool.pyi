@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeVar, overload
 
 from typing_extensions import Self
 
+from ._insight import Events, PoolStats, Progress
 from ._native import (
     ApplyResult as ApplyResult,
     IMapIterator as IMapIterator,
@@ -83,6 +84,7 @@ class Pool(PoolBase):
         timeout: float | None = None,
         priority: int = 0,
         retries: Retry | int | None = None,
+        progress: Progress = None,
     ) -> list[_T]: ...
     def map_async(
         self,
@@ -105,6 +107,7 @@ class Pool(PoolBase):
         timeout: float | None = None,
         priority: int = 0,
         retries: Retry | int | None = None,
+        progress: Progress = None,
     ) -> list[_T]: ...
     def starmap_async(
         self,
@@ -130,6 +133,7 @@ class Pool(PoolBase):
         timeout: float | None = None,
         priority: int = 0,
         retries: Retry | int | None = None,
+        progress: Progress = None,
     ) -> IMapIterator[_T]: ...
     @overload
     def imap(
@@ -142,6 +146,7 @@ class Pool(PoolBase):
         timeout: float | None = None,
         priority: int = 0,
         retries: Retry | int | None = None,
+        progress: Progress = None,
     ) -> Iterator[_T]: ...
     @overload
     def imap_unordered(
@@ -154,6 +159,7 @@ class Pool(PoolBase):
         timeout: float | None = None,
         priority: int = 0,
         retries: Retry | int | None = None,
+        progress: Progress = None,
     ) -> IMapUnorderedIterator[_T]: ...
     @overload
     def imap_unordered(
@@ -166,7 +172,10 @@ class Pool(PoolBase):
         timeout: float | None = None,
         priority: int = 0,
         retries: Retry | int | None = None,
+        progress: Progress = None,
     ) -> Iterator[_T]: ...
+    def stats(self) -> PoolStats: ...
+    def events(self) -> Events: ...
     def close(self) -> None: ...
     def terminate(self) -> None: ...
     def join(self) -> None: ...

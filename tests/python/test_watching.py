@@ -277,3 +277,33 @@ if shutil.which("tmux"):
                 tmux("kill-server")
                 gate.touch()
             get(waiting)
+
+
+def test_a_key_shows_where_a_worker_is(start_method, tmp_path):
+    with open_pool(start_method, 1, timeout=60) as pool:
+        gate = tmp_path / "gate"
+        waiting = pool.apply_async(tasks.wait_for_file, (str(gate),))
+        top = Terminal("--interval", "0.1")
+        top.wait_for("blocked")
+        top.press("d")
+        top.wait_for("in wait_for_file")
+        top.press("q")
+        top.press("q")
+        assert top.end() == 0
+        gate.touch()
+        assert get(waiting) == str(gate)
+
+
+def test_a_stack_that_was_looked_at_is_not_taken_for_that_of_a_later_kill(tmp_path):
+    with open_pool("fork", 1, timeout=1.0) as pool:
+        waiting = pool.apply_async(tasks.wait_for_file, (str(tmp_path / "gate"),))
+        top = Terminal("--interval", "0.1")
+        top.wait_for("wait_for_file()")
+        top.press("d")
+        top.wait_for("in wait_for_file")
+        top.press("q")
+        top.press("q")
+        top.end()
+        error = get(waiting)
+        assert isinstance(error, mp.TaskTimeout)
+        assert error.stack.count("wait_for_file") == 1, error.stack

@@ -25,7 +25,7 @@ mod _native {
     #[pymodule_export]
     use super::fork::{read_stash, report_broken, supervise, usable_cpus};
     #[pymodule_export]
-    use super::pool::PoolBase;
+    use super::pool::{EventReader, PoolBase};
     #[pymodule_export]
     use super::results::{AsyncResult, Feeder, ImapBase, ImapUnordered, MapResult};
     #[pymodule_export]

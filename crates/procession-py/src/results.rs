@@ -469,6 +469,18 @@ impl AsyncResult {
             .call_method0("__await__")
     }
 
+    /// How many items are done, and how many there are; only for results of `map_async`.
+    fn _progress(slf: &Bound<'_, Self>) -> (u64, u64) {
+        let py = slf.py();
+        let _ = Self::ready(slf);
+        match &slf.get().job {
+            Some(job) => job
+                .state
+                .with(py, |j| (j.delivered, j.total.unwrap_or(j.delivered))),
+            None => (u64::from(slf.get().is_ready(py)), 1),
+        }
+    }
+
     /// Items not yet done; only for results of `map_async`.
     #[getter]
     fn _number_left(&self, py: Python<'_>) -> u64 {

@@ -35,6 +35,8 @@ pub mod kind {
     pub const MASK: u32 = 3;
     /// The payload begins with the function itself; else the slot names it by number.
     pub const WITH_FUNCTION: u32 = 4;
+    /// The caller wants to know when the worker began, and how long it took.
+    pub const TIMED: u32 = 8;
 }
 
 /// What an item's result begins with.
@@ -171,7 +173,10 @@ impl Loop {
         let slot = channel.slot(number);
         let (begin, limit) = slot.range();
         let kind = slot.kind.load(Ordering::Relaxed);
-        if matches!(kind & kind::MASK, kind::MAP | kind::STARMAP) {
+        let seat = channel.seat(self.worker.seat());
+        let failed_before = seat.failed.load(Ordering::Relaxed);
+        let many = matches!(kind & kind::MASK, kind::MAP | kind::STARMAP);
+        if many || kind & kind::TIMED != 0 {
             let began = time::monotonic_ns();
             if limit - begin > 1 {
                 self.run_batch(py, slot, kind, begin);
@@ -180,8 +185,18 @@ impl Loop {
             }
             slot.elapsed_ns
                 .store(time::monotonic_ns() - began, Ordering::Relaxed);
+            if kind & kind::TIMED != 0 {
+                channel.note(number).began_ns.store(began, Ordering::Relaxed);
+            }
         } else {
             self.run_single(py, slot, kind, begin);
+        }
+        let failed = seat.failed.load(Ordering::Relaxed) - failed_before;
+        if failed != 0 {
+            channel
+                .note(number)
+                .failed
+                .store(failed as u32, Ordering::Relaxed);
         }
         self.worker.complete(number);
     }

@@ -14,9 +14,11 @@ pub mod shm;
 pub mod sync;
 pub mod watch;
 
+pub use channel::What;
 pub use error::{Error, Result};
 pub use options::{cpu_count, Knob, PoolOptions, StartMethod};
 pub use os::process::ExitStatus;
+pub use pool::events::{Events, PoolEvent};
 pub use pool::{
     Array, AsyncResult, Bytes, Imap, MapResult, Plain, Pool, PoolBuilder, WorkerInfo, WorkerState,
 };

@@ -95,6 +95,23 @@ impl Core {
             s.result_block.load(Ordering::Relaxed),
         );
         let (bytes, block) = found.unwrap_or((&[], None));
+        let note = self.channel.note(slot);
+        if let Some(known) = i.known.get_mut(s.function.load(Ordering::Relaxed) as usize) {
+            let sent_ns = note.submitted_ns.load(Ordering::Relaxed);
+            known.tally.came(Came {
+                items: finished - begin,
+                failed: note.failed.load(Ordering::Relaxed),
+                result_bytes: bytes.len() as u64,
+                times: (sent_ns != 0).then(|| {
+                    [
+                        sent_ns,
+                        note.began_ns.load(Ordering::Relaxed),
+                        s.elapsed_ns.load(Ordering::Relaxed),
+                        time::monotonic_ns(),
+                    ]
+                }),
+            });
+        }
         let owner = Owner::seat(seat);
         match target {
             Target::One(pointer) => {
@@ -186,6 +203,9 @@ impl Core {
         lost: &mut Vec<Lost>,
     ) {
         let s = self.channel.slot(slot);
+        if let Some(known) = i.known.get_mut(s.function.load(Ordering::Relaxed) as usize) {
+            known.tally.lost();
+        }
         let (next, limit) = s.range();
         let (begin, items) = (i.entries[slot as usize].begin, i.entries[slot as usize].items);
         let (next, limit) = (next.clamp(begin, items), limit.min(items));

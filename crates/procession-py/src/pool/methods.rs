@@ -67,6 +67,7 @@ impl PoolBase {
             helper_runs: false,
             large_bytes: 0,
             submissions: 0,
+            singles: 0,
             restarts: VecDeque::new(),
             graveyard: Vec::new(),
             stalled_since: None,
@@ -144,6 +145,22 @@ impl PoolBase {
     #[getter]
     fn _supervisor_pid(&self) -> PyResult<u32> {
         Ok(self.core()?.supervisor_pid.load(Ordering::Relaxed))
+    }
+
+    /// The figures of each function, and hints.
+    fn _stats(&self, py: Python<'_>) -> PyResult<(Vec<super::insight::Figures>, Vec<String>)> {
+        Ok(self.core()?.stats(py))
+    }
+
+    /// Tells whoever reads events that a call of this function is tried again.
+    fn _tell_retry(&self, py: Python<'_>, function: &str) -> PyResult<()> {
+        self.core()?.tell_retry(py, function);
+        Ok(())
+    }
+
+    /// Begins to read events.
+    fn _events(&self) -> PyResult<EventReader> {
+        Ok(self.core()?.events())
     }
 
     /// Live workers: (number, pid, exit code or None, stage) each.

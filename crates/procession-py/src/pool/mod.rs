@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use procession::channel::{Channel, Geometry, Note, Seat, SlotState, Stage, SLOT_INLINE_BYTES};
 use procession::os::event::Event;
 use procession::os::process::{self, generation};
-use procession::os::socket;
+use procession::os::{socket, time};
 use procession::pool::dispatcher::{Arrival, Dispatcher, Loss};
+use procession::pool::stats::{Came, FunctionTally, TIMED_ONE_OF};
 use procession::pool::supervisor::order;
 use procession::pool::waiter::{Lines, Waiter, Woke};
 use procession::shm::{Block, Owner};
@@ -30,6 +31,7 @@ use crate::worker::kind;
 
 mod cancel;
 mod collect;
+mod insight;
 mod life;
 mod methods;
 mod pump;
@@ -37,6 +39,7 @@ mod submit;
 mod values;
 mod wait;
 
+pub use insight::EventReader;
 pub use values::*;
 
 /// Bytes of large arguments on their way at once, beyond which submission waits. Blocks that come back soon are warm.
@@ -90,6 +93,7 @@ struct Known {
     function: Py<PyAny>,
     name: OnceLock<String>,
     cost_ns: f32,
+    tally: FunctionTally,
 }
 
 /// What was chosen for one call.
@@ -135,6 +139,8 @@ struct Inner {
     helper_runs: bool,
     large_bytes: u64,
     submissions: u32,
+    /// Single tasks sent, to choose those that are timed.
+    singles: u32,
     restarts: VecDeque<Instant>,
     /// Jobs that are done with: dropped outside of the pool's own state, for what they hold may be the user's.
     graveyard: Vec<Arc<Job>>,

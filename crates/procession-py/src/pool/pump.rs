@@ -92,8 +92,14 @@ impl Core {
     /// Encodes and publishes one batch; false if there was no room.
     pub(super) fn send_batch(&self, py: Python<'_>, job: &Arc<Job>, wanted: u32) -> bool {
         if let Some(parked) = job.state.with(py, |j| j.parked.pop_front()) {
-            return self.publish_batch(py, job, parked, 0);
+            return self.publish_batch(py, job, parked, 0, None);
         }
+        // A batch of many is worth two stamps; single items take turns.
+        let began_ns = if wanted > 1 {
+            Some(time::monotonic_ns())
+        } else {
+            self.time_one_of_many(py)
+        };
         let mut encoder = self.encoder(py);
         let mut failed = None;
         if let Function::Inline(function, _) = &job.function {
@@ -190,6 +196,7 @@ impl Core {
                 items,
             },
             large_bytes,
+            began_ns,
         ) && room
     }
 
@@ -199,6 +206,7 @@ impl Core {
         job: &Arc<Job>,
         batch: Parked,
         large_bytes: u64,
+        began_ns: Option<u64>,
     ) -> bool {
         let place = self.place(&batch.bytes);
         let (function, kind) = match &job.function {
@@ -223,6 +231,7 @@ impl Core {
                     target,
                     large_bytes,
                     job.terms,
+                    began_ns,
                 );
                 job.state.with(py, |j| {
                     j.in_flight += 1;
@@ -313,7 +322,7 @@ impl Core {
         });
         for batch in taken {
             job.state.with(py, |j| j.batch = 1);
-            self.publish_batch(py, job, batch, 0);
+            self.publish_batch(py, job, batch, 0, None);
         }
         self.inner.with(py, |i| i.dispatcher.flush());
     }

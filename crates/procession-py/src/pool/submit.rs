@@ -66,6 +66,7 @@ impl Core {
                 function: function.clone().unbind(),
                 name: OnceLock::new(),
                 cost_ns: 0.0,
+                tally: FunctionTally::default(),
             });
             i.numbers.insert(address, number);
             Some(number)
@@ -94,6 +95,7 @@ impl Core {
                 function: py.None(),
                 name: OnceLock::from(name.to_owned()),
                 cost_ns: 0.0,
+                tally: FunctionTally::default(),
             });
             i.names.insert(name.to_owned(), number);
             number
@@ -127,6 +129,7 @@ impl Core {
         target: Target,
         large_bytes: u64,
         terms: Terms,
+        began_ns: Option<u64>,
     ) {
         let s = self.channel.slot(slot);
         let block = match place {
@@ -137,6 +140,21 @@ impl Core {
             }
             Place::Block(block) => block.raw(),
         };
+        let now = began_ns.map(|_| time::monotonic_ns());
+        let kind = if began_ns.is_some() {
+            kind | kind::TIMED
+        } else {
+            kind
+        };
+        let note = self.channel.note(slot);
+        note.submitted_ns.store(now.unwrap_or(0), Ordering::Relaxed);
+        note.failed.store(0, Ordering::Relaxed);
+        if let Some(known) = inner.known.get_mut(function as usize) {
+            let encode_ns = now.zip(began_ns).map(|(now, began)| now - began);
+            known
+                .tally
+                .sent(items - begin, bytes.len() as u64 + large_bytes, encode_ns);
+        }
         s.kind.store(kind, Ordering::Relaxed);
         s.function.store(function, Ordering::Relaxed);
         s.timeout_ms.store(terms.timeout_ms, Ordering::Relaxed);
@@ -184,6 +202,7 @@ impl Core {
         terms: Terms,
     ) -> Result<(), EncodeError> {
         let number = self.function_number(py, function)?;
+        let began_ns = self.time_one_of_many(py);
         let mut encoder = self.encoder(py);
         let encoded = (|| {
             if number.is_none() {
@@ -245,6 +264,7 @@ impl Core {
                 target,
                 large_bytes,
                 terms,
+                began_ns,
             );
             i.dispatcher.flush();
             i.submissions = i.submissions.wrapping_add(1);
@@ -294,6 +314,14 @@ impl Core {
             }
         };
         Ok(Terms { timeout_ms, priority })
+    }
+
+    /// The time, for one of so many single tasks; the others are not timed.
+    pub(super) fn time_one_of_many(&self, py: Python<'_>) -> Option<u64> {
+        self.inner.with(py, |i| {
+            i.singles = i.singles.wrapping_add(1);
+            i.singles.is_multiple_of(TIMED_ONE_OF).then(time::monotonic_ns)
+        })
     }
 
     pub(super) fn place_always(&self, bytes: &[u8]) -> Result<Block, EncodeError> {

@@ -3,6 +3,7 @@
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 
+use super::events::{Cell, EVENT_CELLS};
 use super::watched::{Note, Text, WatchWords, NAME_WORDS};
 use crate::os::memory::PAGE_BYTES;
 use crate::shm::ArenaPlan;
@@ -55,6 +56,7 @@ pub(super) struct Plan {
     pub slots: u64,
     pub notes: u64,
     pub names: u64,
+    pub events: u64,
     pub arena: ArenaPlan,
     /// Where what watchers read ends, and the arena begins.
     pub tables_end: u64,
@@ -73,7 +75,8 @@ impl Plan {
         let slots_at = page(result_rings + u64::from(geometry.seats) * slots * 4);
         let notes = page(slots_at + slots * std::mem::size_of::<Slot>() as u64);
         let names = page(notes + slots * std::mem::size_of::<Note>() as u64);
-        let tables_end = page(names + u64::from(FUNCTIONS) * std::mem::size_of::<Text<NAME_WORDS>>() as u64);
+        let events = page(names + u64::from(FUNCTIONS) * std::mem::size_of::<Text<NAME_WORDS>>() as u64);
+        let tables_end = page(events + EVENT_CELLS * std::mem::size_of::<Cell>() as u64);
         let arena = ArenaPlan::new(tables_end, geometry.class_bytes);
         let end = arena.end();
         Plan {
@@ -86,6 +89,7 @@ impl Plan {
             slots: slots_at,
             notes,
             names,
+            events,
             arena,
             tables_end,
             end,
@@ -267,6 +271,8 @@ pub struct Seat {
     pub stack_fd: AtomicU32,
     /// 1 when it has done so.
     pub stack_done: AtomicU32,
+    /// Where in that file the stack begins which the supervisor asked for: behind those that watchers asked for.
+    pub stack_from: AtomicU32,
     /// The block of the caller's with the stack of a worker that was killed; 0 if there is none.
     pub stack_block: AtomicU32,
     /// The stack's length in bytes.

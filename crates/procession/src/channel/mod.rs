@@ -1,6 +1,7 @@
 //! How tasks reach workers and results come back, through memory that both share.
 #![doc = include_str!("README.md")]
 
+mod events;
 mod layout;
 mod view;
 mod wake;
@@ -13,6 +14,7 @@ use std::{fmt, io};
 
 use crate::os::memory::{create_sealed, is_out_of_descriptors, Mapping};
 use crate::shm::{Arena, Owner};
+pub use events::{EventReader, Record, What};
 pub use layout::{Geometry, Seat, Slot, Stage, SLOT_INLINE_BYTES};
 use layout::{Header, Plan};
 pub use view::View;
@@ -252,6 +254,23 @@ impl Channel {
         let offset = self.plan.names as usize + function as usize * std::mem::size_of::<watched::Name>();
         // SAFETY: the plan places that many names there; all their words are atomics.
         unsafe { &*self.mapping.start().as_ptr().add(offset).cast::<watched::Name>() }.set(name);
+    }
+
+    /// The name of a function, for watchers; empty if it has none.
+    pub fn function_name(&self, function: u32) -> String {
+        if function >= layout::FUNCTIONS {
+            return String::new();
+        }
+        let offset = self.plan.names as usize + function as usize * std::mem::size_of::<watched::Name>();
+        // SAFETY: as in `set_function_name`.
+        unsafe { &*self.mapping.start().as_ptr().add(offset).cast::<watched::Name>() }.get()
+    }
+
+    fn event_cell(&self, number: u64) -> &events::Cell {
+        let index = number & (events::EVENT_CELLS - 1);
+        let offset = self.plan.events as usize + index as usize * std::mem::size_of::<events::Cell>();
+        // SAFETY: the plan places that many cells there; all their words are atomics.
+        unsafe { &*self.mapping.start().as_ptr().add(offset).cast::<events::Cell>() }
     }
 
     /// What the caller notes of the task in a slot, for watchers.

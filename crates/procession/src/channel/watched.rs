@@ -86,9 +86,20 @@ pub struct WatchWords {
     pub died: AtomicU32,
     /// Workers that ended in order.
     pub retired: AtomicU32,
+    /// How many read the events; none are written while it is 0.
+    pub event_readers: AtomicU32,
+    /// The number of the next event.
+    pub next_event: AtomicU64,
 }
 
 impl WatchWords {
+    /// The name of the worker with this number in it.
+    pub fn worker_name(&self, number: u32) -> String {
+        let first = self.first_number.load(Ordering::Relaxed);
+        let number = first.saturating_add(u64::from(number)).saturating_sub(1);
+        format!("{}{number}", self.name_prefix.get())
+    }
+
     /// Tells who the pool is: the words its workers' names begin with, the number of the first, and the start method.
     pub fn describe(&self, name_prefix: &str, first_number: u64, start_method: &str) {
         self.name_prefix.set(name_prefix);
@@ -103,13 +114,26 @@ impl WatchWords {
 pub struct Note {
     /// The place of the slot's first item in what the user gave: the index in a map's list.
     pub first_item: AtomicU64,
-    /// Reserved, so that a note never lies in two cache lines.
-    _reserved: AtomicU64,
+    /// When the caller began to encode it, in nanoseconds of the monotonic clock; 0 if it is not one that is timed.
+    pub submitted_ns: AtomicU64,
+    /// When the worker began with it, if it is timed.
+    pub began_ns: AtomicU64,
+    /// How many of its items raised or panicked.
+    pub failed: AtomicU32,
+    _reserved: AtomicU32,
 }
 
 impl Note {
     /// The first item of a task that is a call by itself.
     pub const NO_ITEM: u64 = u64::MAX;
+
+    /// The place in what the user gave of the slot's item with this number.
+    pub fn item(&self, number: u32) -> u64 {
+        match self.first_item.load(Ordering::Relaxed) {
+            Self::NO_ITEM => Self::NO_ITEM,
+            first => first.saturating_add(u64::from(number)),
+        }
+    }
 }
 
 #[cfg(test)]

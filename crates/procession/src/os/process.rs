@@ -27,7 +27,7 @@ pub use signals::{
     restore_signal_mask, set_signal_default, signal_name, SignalMask,
 };
 
-pub use stack_signal::answer_signal;
+pub use stack_signal::{answer_signal, is_real_time_signal};
 
 pub use libc::{SIGCONT, SIGHUP, SIGINT, SIGKILL, SIGQUIT, SIGSTOP, SIGTERM};
 
@@ -450,12 +450,21 @@ pub fn private_resident_bytes(pid: u32) -> Option<u64> {
 ///
 /// # Errors
 /// When the process is gone, may not be looked at, or has no such descriptor.
-pub fn read_file_of(pid: u32, descriptor: u32, most: usize) -> io::Result<Vec<u8>> {
-    use std::io::Read;
+pub fn read_file_of(pid: u32, descriptor: u32, from: u64, most: usize) -> io::Result<Vec<u8>> {
+    use std::io::{Read, Seek, SeekFrom};
     let mut bytes = Vec::new();
-    let file = fs::File::open(format!("/proc/{pid}/fd/{descriptor}"))?;
+    let mut file = fs::File::open(format!("/proc/{pid}/fd/{descriptor}"))?;
+    file.seek(SeekFrom::Start(from))?;
     file.take(most as u64).read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// The length in bytes of the file that a process has open under this number.
+///
+/// # Errors
+/// As for [`read_file_of`].
+pub fn len_of_file_of(pid: u32, descriptor: u32) -> io::Result<u64> {
+    Ok(fs::metadata(format!("/proc/{pid}/fd/{descriptor}"))?.len())
 }
 
 /// Whether every thread of a process has stopped or ended; of a process that is gone, too.

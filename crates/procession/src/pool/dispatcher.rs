@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::{Channel, Seat, SlotState, Stage};
+use crate::channel::{Channel, Record, Seat, SlotState, Stage, What};
 use crate::shm::{Block, Owner};
 
 /// How a worker ended.
@@ -374,6 +374,16 @@ impl Dispatcher {
                 let watch = &channel.header().watch;
                 watch.lost.fetch_add(1, Ordering::Relaxed);
                 watch.timed_out.fetch_add(u64::from(timed_out), Ordering::Relaxed);
+                let (next, _) = channel.slot(slot).range();
+                channel.tell_event(&Record {
+                    what: What::Lost,
+                    time_ns: s.ended_ns.load(Ordering::Relaxed),
+                    worker: s.number.load(Ordering::Relaxed),
+                    pid: s.pid.load(Ordering::Relaxed),
+                    function: channel.slot(slot).function.load(Ordering::Relaxed),
+                    item: channel.note(slot).item(next.saturating_sub(1)),
+                    value: i64::from(s.exit_code.load(Ordering::Relaxed)),
+                });
                 let loss = Loss {
                     pid: s.pid.load(Ordering::Relaxed),
                     number: s.number.load(Ordering::Relaxed),

@@ -2,6 +2,8 @@
 #![doc = include_str!("README.md")]
 
 pub mod dispatcher;
+pub mod events;
+pub mod stats;
 pub mod supervisor;
 pub mod waiter;
 pub mod worker;

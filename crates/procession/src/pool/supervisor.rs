@@ -7,13 +7,13 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::{Channel, Seat, Stage};
+use crate::channel::{Channel, Note, Record, Seat, Stage, What};
 use crate::os::children::{same_session, ChildEvents};
 use crate::os::event::{wait_readable, Event};
 use crate::os::process::{
-    become_subreaper, block_all_signals, children_of, exit_now, kill, kill_main_thread, parent_pid,
-    private_resident_bytes, read_file_of, restore_signal_mask, set_parent_death_signal, wait_any_child,
-    ExitStatus, Forked, SignalMask,
+    become_subreaper, block_all_signals, children_of, exit_now, kill, kill_main_thread, len_of_file_of,
+    parent_pid, private_resident_bytes, read_file_of, restore_signal_mask, set_parent_death_signal,
+    wait_any_child, ExitStatus, Forked, SignalMask,
 };
 use crate::os::{socket, time};
 use crate::shm::Owner;
@@ -305,6 +305,15 @@ impl Supervisor {
         let code = status.exit_code_like_python();
         seat.exit_code.store(code, Ordering::Relaxed);
         seat.ended_ns.store(time::monotonic_ns(), Ordering::Relaxed);
+        self.channel.tell_event(&Record {
+            what: What::WorkerEnded,
+            time_ns: time::monotonic_ns(),
+            worker: seat.number.load(Ordering::Relaxed),
+            pid,
+            function: 0,
+            item: Note::NO_ITEM,
+            value: i64::from(code),
+        });
         self.channel.add_up(hand.seat, code == 0 || watch.ending);
         // Sync point *worker's end*: the caller's Acquire comes before it looks at what the dead one left.
         seat.stage.store(Seat::ENDED, Ordering::Release);
@@ -489,7 +498,8 @@ impl Supervisor {
             return;
         }
         let descriptor = seat.stack_fd.load(Ordering::Relaxed);
-        let bytes = read_file_of(pid, descriptor, MOST_STACK_BYTES).unwrap_or_default();
+        let from = seat.stack_from.load(Ordering::Relaxed);
+        let bytes = read_file_of(pid, descriptor, u64::from(from), MOST_STACK_BYTES).unwrap_or_default();
         if bytes.is_empty() {
             return;
         }
@@ -533,6 +543,11 @@ impl Supervisor {
 fn ask_for_stack(seat: &Seat, pid: u32, patient: bool) -> Ending {
     // Sync point *stack offered*: pairs with the Release in `Worker::offer_stack`.
     let signal = seat.stack_signal.load(Ordering::Acquire);
+    // Somebody who watches may have asked before.
+    let from = len_of_file_of(pid, seat.stack_fd.load(Ordering::Relaxed)).unwrap_or(0);
+    seat.stack_from
+        .store(u32::try_from(from).unwrap_or(0), Ordering::Relaxed);
+    seat.stack_done.store(0, Ordering::Relaxed);
     if signal == 0 || kill_main_thread(pid, signal as i32).is_err() {
         return if patient { ask_to_end(pid) } else { kill_now(pid) };
     }

@@ -1,10 +1,11 @@
 //! The worker's side of a pool: taking tasks, giving results.
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::channel::{Channel, Idle, Seat, Slot, SpinBudget};
+use crate::channel::{Channel, Idle, Note, Record, Seat, Slot, SpinBudget, What};
 use crate::os::event::Event;
 use crate::os::process::private_resident_bytes;
 use crate::os::time;
@@ -21,6 +22,9 @@ pub struct Worker {
     /// Bytes of memory of its own with which it ends; 0 for any.
     recycle_bytes: u64,
     weigh_at_ns: u64,
+    /// When the running item began, if somebody reads events; 0 else.
+    told_ns: Cell<u64>,
+    failed: Cell<bool>,
 }
 
 /// How often a worker that is recycled at some size looks at its memory.
@@ -41,6 +45,8 @@ impl Worker {
             tasks_left,
             recycle_bytes,
             weigh_at_ns: 0,
+            told_ns: Cell::new(0),
+            failed: Cell::new(false),
         }
     }
 
@@ -71,6 +77,7 @@ impl Worker {
             .seat(self.seat)
             .stage
             .store(Seat::READY, Ordering::Release);
+        self.tell(What::WorkerReady, time::monotonic_ns(), 0, None);
     }
 
     /// Whether the worker has run as many tasks as one may.
@@ -111,6 +118,12 @@ impl Worker {
             seat.deadline_ns
                 .store(now + u64::from(limit_ms) * 1_000_000, Ordering::Release);
         }
+        self.failed.set(false);
+        if self.channel.has_event_readers() {
+            let now = time::monotonic_ns();
+            self.told_ns.set(now);
+            self.tell(What::Started, now, 0, Some((slot, item)));
+        }
         Some(item)
     }
 
@@ -141,6 +154,16 @@ impl Worker {
     #[inline]
     pub fn end_item(&self, slot: &Slot) {
         count(&self.channel.seat(self.seat).items);
+        if self.told_ns.get() != 0 {
+            let (now, began) = (time::monotonic_ns(), self.told_ns.take());
+            let (next, _) = slot.range();
+            let what = if self.failed.get() {
+                What::Failed
+            } else {
+                What::Finished
+            };
+            self.tell(what, now, (now - began) as i64, Some((slot, next - 1)));
+        }
         if slot.timeout_ms.load(Ordering::Relaxed) != 0 {
             let seat = self.channel.seat(self.seat);
             while seat.deadline_ns.swap(0, Ordering::AcqRel) == Seat::DOOMED {
@@ -151,8 +174,27 @@ impl Worker {
     }
 
     /// Counts the running item as one that raised or panicked.
+    ///
+    /// Comes before [`Worker::end_item`].
     pub fn count_failure(&self) {
+        self.failed.set(true);
         count(&self.channel.seat(self.seat).failed);
+    }
+
+    /// Tells an event of this worker, and of an item of a slot.
+    #[cold]
+    fn tell(&self, what: What, time_ns: u64, value: i64, of: Option<(&Slot, u32)>) {
+        let seat = self.channel.seat(self.seat);
+        let current = seat.current.load(Ordering::Relaxed).saturating_sub(1);
+        self.channel.tell_event(&Record {
+            what,
+            time_ns,
+            worker: seat.number.load(Ordering::Relaxed),
+            pid: std::process::id(),
+            function: of.map_or(0, |(slot, _)| slot.function.load(Ordering::Relaxed)),
+            item: of.map_or(Note::NO_ITEM, |(_, item)| self.channel.note(current).item(item)),
+            value,
+        });
     }
 
     /// Publishes a slot's result.

@@ -3,9 +3,10 @@
 
 mod find;
 mod snapshot;
+mod stack;
 
 use std::collections::HashMap;
-use std::fmt;
+use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
@@ -191,6 +192,20 @@ impl Watcher {
             .collect();
         pools.sort_by(|a, b| b.age_seconds.total_cmp(&a.age_seconds).then(a.id.cmp(&b.id)));
         pools
+    }
+
+    /// Where a worker is at this moment: the stacks of its threads, as its language writes them.
+    ///
+    /// The only thing here that a worker notices: it is sent a signal, and writes its stack down in the signal's handler.
+    ///
+    /// # Errors
+    /// When it is no worker of a pool that was seen, it cannot do this (as workers of Rust cannot), or it does not answer.
+    pub fn stack_of(&self, pid: u32) -> io::Result<String> {
+        self.known
+            .values()
+            .find_map(|known| stack::offered_by(&known.view, pid))
+            .ok_or_else(|| io::Error::other("this worker cannot tell where it is"))
+            .and_then(|offer| stack::ask(pid, offer))
     }
 
     fn look_at(&mut self, id: u64, found: Found) -> Option<PoolSnapshot> {

@@ -124,7 +124,6 @@ fn worker(view: &View, seat: u32, now: u64, pids: &HashSet<u32>) -> Option<(Work
     };
     let task = slot.filter(|_| state != Activity::Ended).and_then(|slot| {
         let (task, note) = (view.slot(slot)?, view.note(slot)?);
-        let first = note.first_item.load(Ordering::Relaxed);
         let (next, _) = task.range();
         let began = s
             .claimed_ns
@@ -135,19 +134,13 @@ fn worker(view: &View, seat: u32, now: u64, pids: &HashSet<u32>) -> Option<(Work
                 name if name.is_empty() => "?".to_owned(),
                 name => name,
             },
-            item: (first != Note::NO_ITEM).then(|| first.saturating_add(u64::from(next.max(1) - 1))),
+            item: Some(note.item(next.max(1) - 1)).filter(|&item| item != Note::NO_ITEM),
             age_seconds: seconds_since(began, now),
         })
     });
-    let number = u64::from(s.number.load(Ordering::Relaxed));
-    let first = watch.first_number.load(Ordering::Relaxed);
     let snapshot = WorkerSnapshot {
         pid,
-        name: format!(
-            "{}{}",
-            watch.name_prefix.get(),
-            first.saturating_add(number).saturating_sub(1)
-        ),
+        name: watch.worker_name(s.number.load(Ordering::Relaxed)),
         state,
         task,
         done: s.items.load(Ordering::Relaxed),

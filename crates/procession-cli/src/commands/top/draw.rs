@@ -11,7 +11,7 @@ use super::state::{Line, Over, State};
 use crate::table;
 use crate::units::{counted, rate, short_seconds};
 
-const HELP: [(&str, &str); 9] = [
+const HELP: [(&str, &str); 10] = [
     (
         "↑ ↓, k j",
         "move to another worker; PgUp, PgDn, Home, End go further",
@@ -21,6 +21,7 @@ const HELP: [(&str, &str); 9] = [
         "sort by the next column: name, age, cpu, memory, done, failed",
     ),
     ("r", "sort the other way round"),
+    ("d", "show where the worker is: its Python stack"),
     ("z", "suspend the worker, or let it go on"),
     ("x", "kill the worker: its task fails, the pool replaces it"),
     ("?, h", "this help"),
@@ -50,7 +51,7 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State) {
         frame.render_widget(Paragraph::new(lines), body);
     }
     let foot_text = if state.message.is_empty() {
-        "s sort  r reverse  z suspend/resume  x kill  ? help  q quit".to_owned()
+        "s sort  r reverse  d stack  z suspend/resume  x kill  ? help  q quit".to_owned()
     } else {
         state.message.clone()
     };
@@ -58,6 +59,12 @@ pub fn draw(frame: &mut Frame<'_>, state: &mut State) {
     match &state.over {
         Over::Nothing => {}
         Over::Help => help(frame, state),
+        Over::Stack { title, lines, from } => {
+            let room = usize::from(body.height).saturating_sub(2);
+            let seen = lines.iter().skip(*from).take(room);
+            let text = seen.map(|line| Text::from(line.clone())).collect();
+            popup(frame, state, title, text);
+        }
         Over::ConfirmKill { pid, what } => {
             let text = vec![
                 Text::from(format!("Kill {what}?")),
@@ -293,6 +300,11 @@ mod tests {
         for over in [
             Over::Nothing,
             Over::Help,
+            Over::Stack {
+                title: "somebody".into(),
+                lines: vec!["File \"a.py\", line 3 in f".into(); 30],
+                from: 3,
+            },
             Over::ConfirmKill {
                 pid: 4712,
                 what: "it".into(),

@@ -99,6 +99,10 @@ fn watch(terminal: &mut ratatui::DefaultTerminal, mut state: State, ended: &Atom
         };
         match state.press(key) {
             Some(Wish::Quit) => return Ok(()),
+            Some(Wish::Stack { pid, name }) => match watcher.stack_of(pid) {
+                Ok(text) => state.show_stack(format!("{name} (pid {pid})"), &text),
+                Err(error) => state.tell(format!("{name} (pid {pid}): {error}")),
+            },
             Some(Wish::Signal { pid, signal, done }) => {
                 state.tell(match signal_worker(pid, signal) {
                     Ok(()) => done,

@@ -23,6 +23,11 @@ pub enum Key {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
     Quit,
+    /// Show where a worker is.
+    Stack {
+        pid: u32,
+        name: String,
+    },
     /// Send this signal to a worker, and then say this.
     Signal {
         pid: u32,
@@ -36,6 +41,12 @@ pub enum Wish {
 pub enum Over {
     Nothing,
     Help,
+    /// Where a worker is: a title, the lines, and the first one that is seen.
+    Stack {
+        title: String,
+        lines: Vec<String>,
+        from: usize,
+    },
     /// Is this worker to be killed?
     ConfirmKill {
         pid: u32,
@@ -107,6 +118,15 @@ impl State {
         self.message = message;
     }
 
+    /// Shows where a worker is.
+    pub fn show_stack(&mut self, title: String, text: &str) {
+        self.over = Over::Stack {
+            title,
+            lines: text.lines().map(str::to_owned).collect(),
+            from: 0,
+        };
+    }
+
     fn order(&mut self) {
         let (sort, reversed) = (self.sort, self.reversed);
         let age = |w: &WorkerSnapshot| w.task.as_ref().map_or(-1.0, |task| task.age_seconds);
@@ -174,6 +194,21 @@ impl State {
             Over::Nothing => {}
             // Any key takes it away.
             Over::Help => return None,
+            Over::Stack { title, lines, from } => {
+                let last = lines.len().saturating_sub(1);
+                let page = self.height.saturating_sub(2).max(1);
+                let from = match key {
+                    Key::Up | Key::Letter('k') => from.saturating_sub(1),
+                    Key::Down | Key::Letter('j') => (from + 1).min(last),
+                    Key::PageUp => from.saturating_sub(page),
+                    Key::PageDown => (from + page).min(last),
+                    Key::First => 0,
+                    Key::Last => last,
+                    _ => return None,
+                };
+                self.over = Over::Stack { title, lines, from };
+                return None;
+            }
             Over::ConfirmKill { pid, what } => {
                 return (key == Key::Letter('y')).then(|| Wish::Signal {
                     pid,
@@ -202,6 +237,13 @@ impl State {
             Key::Letter('r') => {
                 self.reversed = !self.reversed;
                 self.by_number();
+            }
+            Key::Letter('d') => {
+                let worker = self.chosen()?;
+                return Some(Wish::Stack {
+                    pid: worker.pid,
+                    name: worker.name.clone(),
+                });
             }
             Key::Letter('z') => return self.suspend_or_resume(),
             Key::Letter('x') => {

@@ -17,6 +17,11 @@ extern "C" fn say_done(_signal: i32) {
     }
 }
 
+/// Whether this is a signal that programs use as they like.
+pub fn is_real_time_signal(signal: i32) -> bool {
+    (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&signal)
+}
+
 /// Finds a real-time signal that nobody in this process handles, and has it raise `done` to 1. Whoever writes the stack down
 /// installs a handler of its own over this one, and calls this one when it has.
 ///

@@ -35,6 +35,7 @@ use self::lifecycle::{Look, Shared};
 use crate::channel::Seat;
 use crate::error::{Error, Kind, Result};
 use crate::options::PoolOptions;
+use crate::pool::events::Events;
 use crate::shm::Owner;
 
 pub(crate) use self::start::begin_if_supervisor;
@@ -484,6 +485,31 @@ impl Pool {
             })
         };
         (0..channel.geometry().seats).filter_map(info).collect()
+    }
+
+    /// What happens in the pool from now on: tasks begun and done, workers that come and go. Read it in a thread of its own,
+    /// or now and then by [`Events::try_next`].
+    ///
+    /// ```
+    /// use procession::{Pool, What};
+    ///
+    /// let pool = Pool::builder().processes(1).build()?;
+    /// let mut events = pool.events()?;
+    /// assert_eq!(pool.map(|x: u32| x + 1, [1, 2])?, [2, 3]);
+    /// let items: Vec<_> = std::iter::from_fn(|| events.try_next())
+    ///     .filter(|event| event.what == What::Finished)
+    ///     .map(|event| event.item)
+    ///     .collect();
+    /// assert_eq!(items, [Some(0), Some(1)]);
+    /// # Ok::<(), procession::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the pool is another process's.
+    pub fn events(&self) -> Result<Events> {
+        self.shared.check_owner()?;
+        Ok(Events::of(self.shared.channel.clone()))
     }
 
     /// Takes no more tasks. Those that were submitted are run; then the workers end. [`join`](Pool::join) waits for that.

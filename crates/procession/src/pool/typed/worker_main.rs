@@ -94,10 +94,12 @@ pub(super) fn run_slot(worker: &Worker, s: &Slot, port: &Port) -> bool {
     while let Some(item) = worker.begin_item(s) {
         crate::crash_point!("item-begun");
         let ran = run_item(thunk, arguments.next(), &mut sink, port);
+        if ran == Ran::Failed {
+            worker.count_failure();
+        }
         worker.end_item(s);
         match ran {
-            Ran::Plain => {}
-            Ran::Failed => worker.count_failure(),
+            Ran::Plain | Ran::Failed => {}
             Ran::WithParts if with_parts => {}
             Ran::WithParts => {
                 with_parts = true;
