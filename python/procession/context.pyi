@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, overload
 
 from . import process as process
 from ._retry import Retry
+from .connection import Connection as _Connection
 from .pool import Pool as _Pool
 from .process import (
     ForkProcess as ForkProcess,
@@ -20,6 +21,7 @@ from .process import (
     Process as Process,
     SpawnProcess as SpawnProcess,
 )
+from .queues import JoinableQueue as _JoinableQueue, Queue as _Queue, SimpleQueue as _SimpleQueue
 
 __all__ = ()
 
@@ -40,6 +42,10 @@ class BaseContext(multiprocessing.context.BaseContext):
         cpu_affinity: Iterable[int] | bool | None = None,
         threads_per_worker: int | Literal["auto"] | None = "auto",
     ) -> _Pool: ...
+    def Queue(self, maxsize: int = 0) -> _Queue[Any]: ...
+    def JoinableQueue(self, maxsize: int = 0) -> _JoinableQueue[Any]: ...
+    def SimpleQueue(self) -> _SimpleQueue[Any]: ...
+    def Pipe(self, duplex: bool = True) -> tuple[_Connection[Any, Any], _Connection[Any, Any]]: ...
     @overload  # type: ignore[override]
     def get_context(self, method: None = None) -> DefaultContext: ...
     @overload
