@@ -10,10 +10,6 @@ from multiprocessing.process import (
     parent_process as parent_process,
 )
 
-# These three are functions. They stand here as classes, as in the standard library's stub, because people write them
-# in annotations.
-from multiprocessing.queues import JoinableQueue as JoinableQueue, Queue as Queue, SimpleQueue as SimpleQueue
-
 from . import (
     connection as connection,
     context as context,
@@ -54,6 +50,10 @@ from ._retry import Retry as Retry
 from ._worker import worker_state as worker_state
 from .futures import ProcessPoolExecutor as ProcessPoolExecutor
 from .process import Process as Process
+
+# These three are functions. They stand here as classes, as in the standard library's stub, because people write them
+# in annotations.
+from .queues import JoinableQueue as JoinableQueue, Queue as Queue, SimpleQueue as SimpleQueue
 
 __all__ = [
     "Array",

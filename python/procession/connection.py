@@ -1,13 +1,64 @@
-"""The standard library's `multiprocessing.connection`, under this name too: one and the same module object."""
+"""Connections: `Pipe`, `Client`, `Listener`, and the `Connection` that they make.
 
-import sys
-from multiprocessing import connection
+The frame on the wire is the standard library's, so either end may be of that make: a manager's server, another program,
+another version of Python. A connection is a descriptor and nothing else; nothing is read ahead, so `wait`, `selectors`
+and asyncio see the truth.
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from multiprocessing.connection import *
-    from multiprocessing.connection import Connection as Connection
-    from multiprocessing.connection import answer_challenge as answer_challenge
-    from multiprocessing.connection import deliver_challenge as deliver_challenge
+What is not here is looked up in `multiprocessing.connection`.
+"""
 
-sys.modules[__name__] = connection
+from multiprocessing import connection as _stdlib
+from multiprocessing import reduction as _reduction
+from multiprocessing.connection import answer_challenge, deliver_challenge, wait
+
+from ._native import ConnectionBase, stream_pair
+
+__all__ = ["Client", "Listener", "Pipe", "wait"]
+
+
+def __getattr__(name):
+    return getattr(_stdlib, name)
+
+
+class Connection(ConnectionBase, _stdlib.Connection):
+    """One end of a connection. See `multiprocessing.connection.Connection`, of which this is a kind."""
+
+
+def Pipe(duplex=True):
+    """Returns a pair of connections to each other. Not duplex, the first can only receive and the second only send."""
+    one, other = stream_pair(duplex)
+    return Connection(one, writable=duplex), Connection(other, readable=duplex)
+
+
+def _take_over(connection):
+    # The standard library has made it, and authenticated the peer.
+    handle, connection._handle = connection._handle, None
+    return Connection(handle, connection._readable, connection._writable)
+
+
+class Listener(_stdlib.Listener):
+    """Listens for connections. See `multiprocessing.connection.Listener`."""
+
+    def accept(self):
+        """Waits for the next connection and returns it."""
+        return _take_over(super().accept())
+
+
+def Client(address, family=None, authkey=None):
+    """Connects to the listener at that address and returns the connection."""
+    return _take_over(_stdlib.Client(address, family, authkey))
+
+
+def _reduce_connection(connection):
+    return _rebuild_connection, (
+        _reduction.DupFd(connection.fileno()),
+        connection.readable,
+        connection.writable,
+    )
+
+
+def _rebuild_connection(descriptor, readable, writable):
+    return Connection(descriptor.detach(), readable, writable)
+
+
+_reduction.register(Connection, _reduce_connection)

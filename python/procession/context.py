@@ -127,6 +127,29 @@ class BaseContext(_stdlib_context.BaseContext):
         from .sharedctypes import Array
 
         return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+    def Pipe(self, duplex=True):
+        """Returns two connections to each other. See `procession.connection.Pipe`."""
+        from .connection import Pipe
+
+        return Pipe(duplex)
+
+    def Queue(self, maxsize=0):
+        """Returns a queue for up to `maxsize` items, or for as many as there is memory for. See `procession.queues.Queue`."""
+        from .queues import Queue
+
+        return Queue(maxsize, ctx=self.get_context())
+
+    def JoinableQueue(self, maxsize=0):
+        """Returns a queue that can be joined. See `procession.queues.JoinableQueue`."""
+        from .queues import JoinableQueue
+
+        return JoinableQueue(maxsize, ctx=self.get_context())
+
+    def SimpleQueue(self):
+        """Returns a simple queue. See `procession.queues.SimpleQueue`."""
+        from .queues import SimpleQueue
+
+        return SimpleQueue(ctx=self.get_context())
 
     def get_context(self, method=None):
         """Returns the context of that start method; without one, this context."""

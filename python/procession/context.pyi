@@ -16,6 +16,7 @@ from typing_extensions import TypeAlias
 
 from . import process as process, sharedctypes, synchronize
 from ._retry import Retry
+from .connection import Connection as _Connection
 from .pool import Pool as _Pool
 from .process import (
     ForkProcess as ForkProcess,
@@ -23,6 +24,7 @@ from .process import (
     Process as Process,
     SpawnProcess as SpawnProcess,
 )
+from .queues import JoinableQueue as _JoinableQueue, Queue as _Queue, SimpleQueue as _SimpleQueue
 
 __all__ = ()
 
@@ -96,6 +98,10 @@ class BaseContext(multiprocessing.context.BaseContext):
         *,
         lock: _LockOrTrue | bool = True,
     ) -> Any: ...
+    def Queue(self, maxsize: int = 0) -> _Queue[Any]: ...
+    def JoinableQueue(self, maxsize: int = 0) -> _JoinableQueue[Any]: ...
+    def SimpleQueue(self) -> _SimpleQueue[Any]: ...
+    def Pipe(self, duplex: bool = True) -> tuple[_Connection[Any, Any], _Connection[Any, Any]]: ...
     @overload  # type: ignore[override]
     def get_context(self, method: None = None) -> DefaultContext: ...
     @overload

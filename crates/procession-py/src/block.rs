@@ -3,9 +3,8 @@
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
-use procession::channel::Channel;
 use procession::os::process::generation;
-use procession::shm::{Block, Owner};
+use procession::shm::{Arena, Block, Owner};
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -16,7 +15,7 @@ use pyo3::prelude::*;
 #[pyclass(frozen, module = "procession._native", name = "Block")]
 #[derive(Debug)]
 pub struct BlockBuffer {
-    channel: Arc<Channel>,
+    arena: Arc<Arena>,
     block: Block,
     owner: Owner,
     len: u64,
@@ -25,9 +24,9 @@ pub struct BlockBuffer {
 }
 
 impl BlockBuffer {
-    pub fn new(channel: Arc<Channel>, block: Block, owner: Owner, len: u64, read_only: bool) -> Self {
+    pub fn new(arena: Arc<Arena>, block: Block, owner: Owner, len: u64, read_only: bool) -> Self {
         BlockBuffer {
-            channel,
+            arena,
             block,
             owner,
             len,
@@ -37,7 +36,7 @@ impl BlockBuffer {
     }
 
     pub fn start(&self) -> *mut u8 {
-        self.channel.arena().start(self.block)
+        self.arena.start(self.block)
     }
 }
 
@@ -45,7 +44,7 @@ impl Drop for BlockBuffer {
     fn drop(&mut self) {
         // A forked child has a copy of this object, but the block is still its parent's.
         if self.generation == generation() {
-            self.channel.arena().free(self.block, self.owner);
+            self.arena.free(self.block, self.owner);
         }
     }
 }

@@ -15,8 +15,7 @@
 //! | 9 | a long bytes | block u32, length u64 |
 //! | 128–255 | the ints 0–127 | |
 
-use procession::channel::Channel;
-use procession::shm::{AllocError, Block, Owner};
+use procession::shm::{AllocError, Arena, Block, Owner};
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -61,7 +60,7 @@ impl EncodeError {
     /// As a Python exception.
     pub fn into_py(self) -> PyErr {
         match self {
-            EncodeError::Full => PyMemoryError::new_err("all shared memory of the pool is in use"),
+            EncodeError::Full => PyMemoryError::new_err("all shared memory is in use"),
             EncodeError::Python(e) => e,
         }
     }
@@ -79,16 +78,17 @@ impl From<AllocError> for EncodeError {
 /// Bytes of encoded values and the blocks that belong to them.
 #[derive(Debug)]
 pub struct Encoder {
-    pub channel: Arc<Channel>,
+    /// Where large buffers go; without one they travel in band.
+    pub arena: Option<Arc<Arena>>,
     pub owner: Owner,
     pub bytes: Vec<u8>,
     pub blocks: Vec<Block>,
 }
 
 impl Encoder {
-    pub fn new(channel: Arc<Channel>, owner: Owner) -> Self {
+    pub fn new(arena: Option<Arc<Arena>>, owner: Owner) -> Self {
         Encoder {
-            channel,
+            arena,
             owner,
             bytes: Vec::new(),
             blocks: Vec::new(),
@@ -99,7 +99,9 @@ impl Encoder {
     pub fn rewind(&mut self, bytes: usize, blocks: usize) {
         self.bytes.truncate(bytes);
         for block in self.blocks.drain(blocks..) {
-            self.channel.arena().free(block, self.owner);
+            if let Some(arena) = &self.arena {
+                arena.free(block, self.owner);
+            }
         }
     }
 
@@ -110,11 +112,12 @@ impl Encoder {
         self.blocks.clear();
     }
 
-    /// Copies bytes into a block of their own.
+    /// Copies bytes into a block of their own. Without an arena there is never room for one.
     pub fn put_block(&mut self, data: *const u8, len: usize) -> Result<Block, AllocError> {
-        let block = self.channel.arena().alloc(len as u64, self.owner)?;
+        let arena = self.arena.as_deref().ok_or(AllocError::Full)?;
+        let block = arena.alloc(len as u64, self.owner)?;
         // SAFETY: the block has at least `len` bytes and is ours alone; the caller vouches for `data`.
-        unsafe { std::ptr::copy_nonoverlapping(data, self.channel.arena().start(block), len) };
+        unsafe { std::ptr::copy_nonoverlapping(data, arena.start(block), len) };
         self.blocks.push(block);
         Ok(block)
     }
@@ -130,7 +133,7 @@ impl Encoder {
     }
 
     fn put_other(&mut self, value: &Bound<'_, PyAny>) -> Result<(), EncodeError> {
-        if let Ok(bytes) = value.cast_exact::<PyBytes>() {
+        if let (Ok(bytes), Some(_)) = (value.cast_exact::<PyBytes>(), &self.arena) {
             let data = bytes.as_bytes();
             let block = self.put_block(data.as_ptr(), data.len())?;
             self.bytes.push(LONG_BYTES);
@@ -282,7 +285,7 @@ impl Encoder {
 
 /// Why bytes could not be read.
 fn garbled() -> PyErr {
-    PyRuntimeError::new_err("a message in the pool's shared memory is garbled")
+    PyRuntimeError::new_err("a message in shared memory is garbled")
 }
 
 /// A cursor over encoded values. Each read is checked against the end: the writer may have died mid-write.
@@ -552,16 +555,18 @@ unsafe fn new_reference(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
 /// Who receives values, and whose their blocks are until then.
 #[derive(Debug, Clone)]
 pub struct Receiver {
-    pub channel: Arc<Channel>,
+    pub arena: Arc<Arena>,
     /// The receiver.
     pub owner: Owner,
     /// Who has the blocks of arriving values.
     pub from: Owner,
+    /// Whether values get copies of their large buffers and the blocks go back at once.
+    pub copies: bool,
 }
 
 impl Receiver {
     fn take(&self, attached: Attached) -> PyResult<BlockBuffer> {
-        let arena = self.channel.arena();
+        let arena = &self.arena;
         let block = arena
             .check(attached.block)
             .filter(|b| attached.len <= b.capacity())
@@ -570,7 +575,7 @@ impl Receiver {
             return Err(garbled());
         }
         Ok(BlockBuffer::new(
-            self.channel.clone(),
+            self.arena.clone(),
             block,
             self.owner,
             attached.len,
@@ -579,6 +584,22 @@ impl Receiver {
     }
 
     fn adopt<'py>(&self, py: Python<'py>, attached: Attached) -> PyResult<Bound<'py, PyAny>> {
-        Ok(Bound::new(py, self.take(attached)?)?.into_any())
+        let buffer = self.take(attached)?;
+        if !self.copies {
+            return Ok(Bound::new(py, buffer)?.into_any());
+        }
+        let (data, len) = (
+            buffer.start().cast_const().cast::<c_char>(),
+            attached.len as ffi::Py_ssize_t,
+        );
+        // SAFETY: `take` checked the length against the block's capacity and made the block ours; both constructors copy.
+        unsafe {
+            let copy = if attached.read_only {
+                ffi::PyBytes_FromStringAndSize(data, len)
+            } else {
+                ffi::PyByteArray_FromStringAndSize(data, len)
+            };
+            Bound::from_owned_ptr_or_err(py, copy)
+        }
     }
 }

@@ -6,11 +6,13 @@ use pyo3::prelude::*;
 
 mod block;
 mod codec;
+mod connection;
 mod fork;
 mod gil;
 mod job;
 mod pickle;
 mod pool;
+mod queue;
 mod raw;
 mod results;
 mod sync;
@@ -23,9 +25,13 @@ mod _native {
     #[pymodule_export]
     use super::block::BlockBuffer;
     #[pymodule_export]
+    use super::connection::{stream_pair, ConnectionBase};
+    #[pymodule_export]
     use super::fork::{read_stash, report_broken, supervise, usable_cpus};
     #[pymodule_export]
     use super::pool::{EventReader, PoolBase};
+    #[pymodule_export]
+    use super::queue::QueueBase;
     #[pymodule_export]
     use super::results::{AsyncResult, Feeder, ImapBase, ImapUnordered, MapResult};
     #[pymodule_export]

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use procession::channel::Channel;
-use procession::shm::{AllocError, Block, Owner};
+use procession::shm::{AllocError, Arena, Block, Owner};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -26,19 +25,36 @@ struct SinkState {
     bytes: Vec<u8>,
     blocks: Vec<Block>,
     buffers: Vec<OutOfBand>,
-    channel: Option<Arc<Channel>>,
+    arena: Option<Arc<Arena>>,
     owner: Owner,
     full: bool,
+    /// Large pieces that are not copied but kept, each with the number of bytes before it; `None` if all are to be copied.
+    kept: Option<Vec<(usize, View)>>,
 }
+
+/// The bytes of a piece from which on copying it costs more than keeping it.
+const KEEP_BYTES: usize = 32 * 1024;
 
 /// What the C pickler writes to.
 #[pyclass(frozen, module = "procession._native")]
 struct Sink(GilCell<SinkState>);
 
-struct View(ffi::Py_buffer);
+/// Somebody's buffer, which stays in place while the view exists. Dropped with the GIL held only.
+pub struct View(ffi::Py_buffer);
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "View({} bytes)", self.len())
+    }
+}
+
+// SAFETY: a view is plain data about memory that its exporter keeps in place; whoever drops it has attached to the
+// interpreter, as every owner of one here does.
+unsafe impl Send for View {}
 
 impl View {
-    fn of(object: &Bound<'_, PyAny>, flags: i32) -> PyResult<View> {
+    /// The buffer of an object, as these flags of the C interface want it.
+    pub fn of(object: &Bound<'_, PyAny>, flags: i32) -> PyResult<View> {
         let mut view = View(ffi::Py_buffer::new());
         // SAFETY: the view is zeroed and released in `drop` if this succeeds.
         if unsafe { ffi::PyObject_GetBuffer(object.as_ptr(), &mut view.0, flags) } != 0 {
@@ -46,6 +62,16 @@ impl View {
             return Err(PyErr::fetch(object.py()));
         }
         Ok(view)
+    }
+
+    /// Where the bytes begin.
+    pub fn start(&self) -> *mut u8 {
+        self.0.buf.cast()
+    }
+
+    /// How many bytes there are.
+    pub fn len(&self) -> usize {
+        self.0.len as usize
     }
 }
 
@@ -60,13 +86,17 @@ impl Drop for View {
 impl Sink {
     fn write(&self, data: &Bound<'_, PyAny>) -> PyResult<usize> {
         let view = View::of(data, ffi::PyBUF_SIMPLE)?;
-        let len = view.0.len as usize;
+        let len = view.len();
         self.0.with(data.py(), |state| {
+            if let Some(kept) = state.kept.as_mut().filter(|_| len >= KEEP_BYTES) {
+                kept.push((state.bytes.len(), view));
+                return;
+            }
             // SAFETY: the view keeps the bytes in place; they are copied as raw memory, no reference to them is made
             // beyond this line, in which no other thread can run.
             state
                 .bytes
-                .extend_from_slice(unsafe { std::slice::from_raw_parts(view.0.buf.cast(), len) });
+                .extend_from_slice(unsafe { std::slice::from_raw_parts(view.start(), len) });
         });
         Ok(len)
     }
@@ -81,16 +111,16 @@ impl Sink {
             return Ok(true);
         }
         let py = buffer.py();
-        let (channel, owner) = self.0.with(py, |s| (s.channel.clone(), s.owner));
-        let Some(channel) = channel else { return Ok(true) };
-        let block = match channel.arena().alloc(len as u64, owner) {
+        let (arena, owner) = self.0.with(py, |s| (s.arena.clone(), s.owner));
+        let Some(arena) = arena else { return Ok(true) };
+        let block = match arena.alloc(len as u64, owner) {
             Ok(block) => block,
             Err(e) => {
                 self.0.with(py, |s| s.full = matches!(e, AllocError::Full));
                 return Err(EncodeError::from(e).into_py());
             }
         };
-        let (from, to) = (view.0.buf as usize, channel.arena().start(block) as usize);
+        let (from, to) = (view.0.buf as usize, arena.start(block) as usize);
         // SAFETY: the view keeps the source in place, the block is ours alone and has `len` bytes. Another thread may
         // write to the source meanwhile; then it gets what it asked for, as with any copy of a shared buffer.
         let copy = move || unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, len) };
@@ -190,9 +220,10 @@ fn build(py: Python<'_>) -> PyResult<Machine> {
         bytes: Vec::new(),
         blocks: Vec::new(),
         buffers: Vec::new(),
-        channel: None,
+        arena: None,
         owner: Owner::CALLER,
         full: false,
+        kept: None,
     };
     let sink = Py::new(py, Sink(GilCell::new(state)))?;
     let options = PyDict::new(py);
@@ -212,6 +243,21 @@ fn build(py: Python<'_>) -> PyResult<Machine> {
 ///
 /// On failure the encoder may hold bytes and blocks of the attempt; rewind it.
 pub fn dump_into(value: &Bound<'_, PyAny>, encoder: &mut Encoder) -> Result<Vec<OutOfBand>, EncodeError> {
+    dump(value, encoder, false).map(|(buffers, _)| buffers)
+}
+
+/// Pickles `value` behind the encoder's bytes, all in band; large pieces are not copied but returned, each with the number
+/// of the encoder's bytes that come before it.
+pub fn dump_keeping(
+    value: &Bound<'_, PyAny>,
+    encoder: &mut Encoder,
+) -> Result<Vec<(usize, View)>, EncodeError> {
+    dump(value, encoder, true).map(|(_, kept)| kept)
+}
+
+type Dumped = (Vec<OutOfBand>, Vec<(usize, View)>);
+
+fn dump(value: &Bound<'_, PyAny>, encoder: &mut Encoder, keeping: bool) -> Result<Dumped, EncodeError> {
     let py = value.py();
     // Pickling runs user code, which may come back here: the machine is nobody else's meanwhile.
     let mut machine = match IDLE.with(py, Vec::pop) {
@@ -228,23 +274,28 @@ pub fn dump_into(value: &Bound<'_, PyAny>, encoder: &mut Encoder) -> Result<Vec<
     sink.0.with(py, |s| {
         std::mem::swap(&mut s.bytes, &mut encoder.bytes);
         std::mem::swap(&mut s.blocks, &mut encoder.blocks);
-        s.channel = Some(encoder.channel.clone());
+        s.arena.clone_from(&encoder.arena);
         s.owner = encoder.owner;
         s.full = false;
+        s.kept = keeping.then(Vec::new);
     });
     let pickler = machine.pickler.bind(py);
     let dumped = pickler.call_method1(intern!(py, "dump"), (value,));
-    let (buffers, full) = sink.0.with(py, |s| {
+    let (buffers, kept, full) = sink.0.with(py, |s| {
         std::mem::swap(&mut s.bytes, &mut encoder.bytes);
         std::mem::swap(&mut s.blocks, &mut encoder.blocks);
-        s.channel = None;
-        (std::mem::take(&mut s.buffers), s.full)
+        s.arena = None;
+        (
+            std::mem::take(&mut s.buffers),
+            s.kept.take().unwrap_or_default(),
+            s.full,
+        )
     });
     match dumped {
         Ok(_) => {
             pickler.call_method0(intern!(py, "clear_memo"))?;
             IDLE.with(py, |idle| idle.push(machine));
-            Ok(buffers)
+            Ok((buffers, kept))
         }
         // After a failure the pickler may hold a half written frame; it is not used again.
         Err(_) if full => Err(EncodeError::Full),

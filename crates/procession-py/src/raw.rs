@@ -100,9 +100,10 @@ impl Raw {
         }
         debug_assert!(self.at > before);
         let mine = Receiver {
-            channel: self.channel.clone(),
+            arena: self.channel.shared_arena(),
             owner: Owner::CALLER,
             from: Owner::CALLER,
+            copies: false,
         };
         match reader.byte() {
             Some(outcome::OK) => reader.value(py, &mine).map_err(|e| {

@@ -138,11 +138,12 @@ impl Loop {
         let channel = worker.channel().clone();
         let me = Owner::seat(worker.seat());
         Loop {
-            encoder: Encoder::new(channel.clone(), me),
+            encoder: Encoder::new(Some(channel.shared_arena()), me),
             receiver: Receiver {
-                channel: channel.clone(),
+                arena: channel.shared_arena(),
                 owner: me,
                 from: Owner::CALLER,
+                copies: false,
             },
             functions: Vec::new(),
             worker,

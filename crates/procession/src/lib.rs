@@ -4,12 +4,14 @@
 compile_error!("procession does not support this system yet: it needs Linux (pidfds, futexes and memfds)");
 
 pub mod channel;
+pub mod connection;
 pub mod crash;
 mod error;
 mod options;
 pub mod os;
 pub mod pool;
 pub mod process;
+pub mod queue;
 pub mod shm;
 pub mod sync;
 pub mod watch;

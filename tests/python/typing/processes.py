@@ -1,9 +1,10 @@
 """What type checkers must understand of processes, contexts and errors."""
 
 import multiprocessing
+import multiprocessing.connection
 import multiprocessing.context
 import multiprocessing.process
-from typing import Literal, Optional
+from typing import Any, Literal, Optional
 
 from typing_extensions import assert_type
 
@@ -69,6 +70,8 @@ def the_rest() -> None:
         manager.list([1])
     number = mp.Value("i", 0)
     number.value = 3
+    theirs: multiprocessing.connection.Connection[Any, Any] = ours
+    theirs.close()
     listener = procession.connection.Listener()
     listener.close()
     mp.util.get_logger().info(mp.__version__)

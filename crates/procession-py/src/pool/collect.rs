@@ -390,9 +390,10 @@ impl Core {
                 // Only what is decoded without running anybody's code is shown.
                 if ahead.skip_simple() {
                     let mine = Receiver {
-                        channel: self.channel.clone(),
+                        arena: self.channel.shared_arena(),
                         owner: Owner::CALLER,
                         from: Owner::CALLER,
+                        copies: false,
                     };
                     if let Ok(value) = reader.value(py, &mine) {
                         boxed =

@@ -4,7 +4,7 @@ use super::*;
 
 impl Core {
     pub(super) fn encoder(&self, py: Python<'_>) -> Encoder {
-        let mut encoder = Encoder::new(self.channel.clone(), Owner::CALLER);
+        let mut encoder = Encoder::new(Some(self.channel.shared_arena()), Owner::CALLER);
         if let Some(bytes) = self.inner.with(py, |i| i.spare.pop()) {
             encoder.bytes = bytes;
         }

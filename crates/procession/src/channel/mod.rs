@@ -77,7 +77,7 @@ impl SlotState {
 pub struct Channel {
     mapping: Arc<Mapping>,
     plan: Plan,
-    arena: Arena,
+    arena: Arc<Arena>,
 }
 
 impl fmt::Debug for Channel {
@@ -142,7 +142,7 @@ impl Channel {
     }
 
     fn over(mapping: Arc<Mapping>, plan: Plan, idle_cap_bytes: u64) -> Self {
-        let arena = Arena::new(mapping.clone(), plan.arena.clone(), idle_cap_bytes);
+        let arena = Arc::new(Arena::new(mapping.clone(), plan.arena.clone(), idle_cap_bytes));
         Channel { mapping, plan, arena }
     }
 
@@ -154,6 +154,11 @@ impl Channel {
     /// The blocks for what does not fit into a slot.
     pub fn arena(&self) -> &Arena {
         &self.arena
+    }
+
+    /// The same, for those who keep its blocks longer than the channel.
+    pub fn shared_arena(&self) -> Arc<Arena> {
+        self.arena.clone()
     }
 
     /// How many seats and slots there are.

@@ -6,4 +6,5 @@ pub mod futex;
 pub mod memory;
 pub mod process;
 pub mod socket;
+pub mod stream;
 pub mod time;

@@ -45,6 +45,16 @@ impl Owner {
     /// The process that made the pool.
     pub const CALLER: Owner = Owner(1);
 
+    /// The process with this number, where processes have no seats.
+    pub const fn process(pid: u32) -> Owner {
+        Owner(pid + 2)
+    }
+
+    /// The number of the process, of an owner that is one.
+    pub fn pid(self) -> Option<u32> {
+        self.0.checked_sub(2)
+    }
+
     /// The worker in this seat.
     pub const fn seat(seat: u32) -> Owner {
         Owner(seat + 2)
@@ -450,6 +460,11 @@ impl Arena {
             .is_ok()
     }
 
+    /// Makes a block somebody's, whoever had it. Only for who knows by other means that it is his, and alone.
+    pub fn seize(&self, block: Block, to: Owner) {
+        self.owner_word(block).swap(to.0, Ordering::AcqRel);
+    }
+
     /// How many blocks have an owner. For tests: it looks at all of them.
     #[cfg(test)]
     pub(crate) fn owned_blocks(&self) -> usize {
@@ -470,6 +485,13 @@ impl Arena {
     ///
     /// Only for the caller, after `dead` has certainly ended.
     pub fn sweep(&self, dead: Owner) {
+        self.sweep_where(|_, owner| owner == dead);
+    }
+
+    /// Frees each block that `is_lost` names with its owner, and puts the hints right that the dead may have left half done.
+    ///
+    /// Of a block that `is_lost` names, nobody may be the owner any more who could still use it.
+    pub fn sweep_where(&self, mut is_lost: impl FnMut(Block, Owner) -> bool) {
         for class in 0..CLASSES {
             let used = self
                 .fresh(class)
@@ -478,11 +500,11 @@ impl Arena {
             for index in 0..used {
                 let block = Block::new(class, index);
                 let owner = self.owner_word(block).load(Ordering::Acquire);
-                if owner == dead.0 {
-                    self.free(block, dead);
-                } else if owner == Owner::FREE {
+                if owner == Owner::FREE {
                     // Its last owner died between freeing and offering it, or its finder between finding and taking.
                     self.offer(block);
+                } else if is_lost(block, Owner(owner)) {
+                    self.free(block, Owner(owner));
                 }
             }
             let idle: u32 = (0..used.div_ceil(64))

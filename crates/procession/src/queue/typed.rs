@@ -1,0 +1,215 @@
+//! The queue for Rust: any value that serde can write and read.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::Serialize;
+
+use super::{ByteQueue, PutError, TakeError};
+use crate::shm::AllocError;
+
+/// Why a [`Queue`]'s call failed.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum QueueError {
+    /// The time was over: there was no item, or no room for one.
+    Timeout,
+    /// The value could not be written or read.
+    Value(postcard::Error),
+    /// The system has no memory left.
+    Memory(AllocError),
+    /// More was put than a queue's item may hold, or its memory says what nobody writes.
+    Broken(&'static str),
+    /// As many items were reported as done as were put.
+    TooManyDone,
+}
+
+impl fmt::Display for QueueError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            QueueError::Timeout => write!(f, "the queue took longer than it was given"),
+            QueueError::Value(e) => write!(f, "the value does not travel through a queue: {e}"),
+            QueueError::Memory(e) => write!(f, "the queue has no memory for the item: {e}"),
+            QueueError::Broken(what) => write!(f, "{what}"),
+            QueueError::TooManyDone => write!(f, "task_done() was called more often than items were put"),
+        }
+    }
+}
+
+impl std::error::Error for QueueError {}
+
+impl From<PutError> for QueueError {
+    fn from(e: PutError) -> Self {
+        match e {
+            PutError::Memory(e) => QueueError::Memory(e),
+            PutError::TooLarge => QueueError::Broken("the item is too large for a queue"),
+            PutError::Garbled => QueueError::Broken("the queue's memory is garbled"),
+            PutError::Full | PutError::Busy => QueueError::Timeout,
+        }
+    }
+}
+
+impl From<TakeError> for QueueError {
+    fn from(e: TakeError) -> Self {
+        match e {
+            TakeError::Garbled => QueueError::Broken("the queue's memory is garbled"),
+            TakeError::Empty | TakeError::Busy => QueueError::Timeout,
+        }
+    }
+}
+
+impl From<Infallible> for QueueError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// A queue between this process and those that it forks, for any number of senders and receivers.
+///
+/// An item is in shared memory when [`put`](Queue::put) returns: it survives its sender, and a process need not wait for its
+/// items to be fetched before it ends. Of a receiver that is killed at most the one item is lost that it had in hand.
+///
+/// ```
+/// use procession::queue::Queue;
+/// use procession::Process;
+///
+/// let queue = Queue::<(u32, String)>::new()?;
+/// let sender = queue.clone();
+/// // SAFETY: no other thread does anything while this program forks.
+/// let builder = unsafe { Process::builder().fork_despite_threads() };
+/// let child = builder.target(move || sender.put(&(7, "from the child".to_string())).unwrap());
+/// child.start()?;
+/// assert_eq!(queue.get()?, (7, "from the child".to_string()));
+/// child.join()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Queue<T> {
+    bytes: Arc<ByteQueue>,
+    _values: PhantomData<fn(T) -> T>,
+}
+
+impl<T> Clone for Queue<T> {
+    fn clone(&self) -> Self {
+        Queue {
+            bytes: self.bytes.clone(),
+            _values: PhantomData,
+        }
+    }
+}
+
+impl<T> fmt::Debug for Queue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue")
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> Queue<T> {
+    /// A queue for as many items as there is memory for.
+    ///
+    /// # Errors
+    /// When the system has no descriptor or no memory left.
+    pub fn new() -> io::Result<Self> {
+        Self::over(None)
+    }
+
+    /// A queue for up to `capacity` items (at least one): [`put`](Queue::put) waits while it is full.
+    ///
+    /// # Errors
+    /// As of [`new`](Queue::new).
+    pub fn bounded(capacity: u32) -> io::Result<Self> {
+        Self::over(Some(capacity))
+    }
+
+    fn over(capacity: Option<u32>) -> io::Result<Self> {
+        Ok(Queue {
+            bytes: Arc::new(ByteQueue::create(capacity)?),
+            _values: PhantomData,
+        })
+    }
+
+    /// How many items there are just now.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there is none just now.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Reports that an item which was got is dealt with; see [`join`](Queue::join).
+    ///
+    /// # Errors
+    /// [`QueueError::TooManyDone`].
+    pub fn task_done(&self) -> Result<(), QueueError> {
+        self.bytes
+            .task_done()
+            .then_some(())
+            .ok_or(QueueError::TooManyDone)
+    }
+
+    /// Waits until every item that was put is reported as done.
+    pub fn join(&self) {
+        let Ok(_) = self.bytes.join(None, &mut |_| Ok::<(), Infallible>(()));
+    }
+}
+
+impl<T: Serialize> Queue<T> {
+    /// Puts a value; waits for room, if the queue is bounded.
+    ///
+    /// # Errors
+    /// When the value cannot be written, or there is no memory for it.
+    pub fn put(&self, value: &T) -> Result<(), QueueError> {
+        self.put_within(value, None)
+    }
+
+    /// The same, for `limit` at most.
+    ///
+    /// # Errors
+    /// [`QueueError::Timeout`] also.
+    pub fn put_timeout(&self, value: &T, limit: Duration) -> Result<(), QueueError> {
+        self.put_within(value, Some(limit))
+    }
+
+    fn put_within(&self, value: &T, limit: Option<Duration>) -> Result<(), QueueError> {
+        let data = postcard::to_allocvec(value).map_err(QueueError::Value)?;
+        let put = self.bytes.put::<QueueError>(&data, &[], limit, &mut |_| Ok(()))?;
+        put.then_some(()).ok_or(QueueError::Timeout)
+    }
+}
+
+impl<T: DeserializeOwned> Queue<T> {
+    /// Takes the next value; waits for one.
+    ///
+    /// # Errors
+    /// When the bytes are no `T`.
+    pub fn get(&self) -> Result<T, QueueError> {
+        self.get_within(None)
+    }
+
+    /// The same, for `limit` at most.
+    ///
+    /// # Errors
+    /// [`QueueError::Timeout`] also.
+    pub fn get_timeout(&self, limit: Duration) -> Result<T, QueueError> {
+        self.get_within(Some(limit))
+    }
+
+    fn get_within(&self, limit: Option<Duration>) -> Result<T, QueueError> {
+        let taken = self.bytes.take::<_, QueueError>(limit, &mut |_| Ok(()), |item| {
+            (item.data.to_vec(), item.data_block)
+        })?;
+        let (data, block) = taken.ok_or(QueueError::Timeout)?;
+        if let Some(block) = block {
+            self.bytes.arena().free(block, ByteQueue::owner());
+        }
+        postcard::from_bytes(&data).map_err(QueueError::Value)
+    }
+}
