@@ -14,7 +14,16 @@ __all__ = ()
 # What `multiprocessing.spawn` and this package import, in any of the versions of Python that we know. What the parent has
 # not imported is left out.
 _NAMES = (
-    *("__future__", "_collections_abc", "_compat_pickle", "_weakrefset", "bisect", "collections", "collections.abc", "contextlib"),
+    *(
+        "__future__",
+        "_collections_abc",
+        "_compat_pickle",
+        "_weakrefset",
+        "bisect",
+        "collections",
+        "collections.abc",
+        "contextlib",
+    ),
     *("copyreg", "enum", "fnmatch", "functools", "hashlib", "importlib", "importlib._abc", "importlib.abc"),
     *("importlib.machinery", "importlib.util", "keyword", "linecache", "locale", "operator", "pickle", "pkgutil"),
     *("random", "re", "re._casefix", "re._compiler", "re._constants", "re._parser", "reprlib", "runpy", "selectors"),
@@ -67,10 +76,10 @@ _length = 0
 
 def _make():
     import marshal
-    from importlib.machinery import ExtensionFileLoader, SourceFileLoader
 
     # What runs the main module, which a parent need not have imported.
     import pkgutil  # noqa: F401
+    from importlib.machinery import ExtensionFileLoader, SourceFileLoader
 
     bundle = {}
     for name in _NAMES:
@@ -115,4 +124,3 @@ def program():
         f" importer, bundle = loads(pread({_descriptor}, {_length}, 0)); close({_descriptor})\n"
         " exec(importer, {'_bundle': bundle, '_loads': loads}); del importer, bundle, loads, close, pread\n"
     )
-

@@ -10,10 +10,14 @@ import sys
 import types
 import weakref
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 __all__ = ()
 
 # The pools of this process whose workers cannot import its main module, with what their workers know of it.
-_pools = weakref.WeakKeyDictionary()
+_pools: "weakref.WeakKeyDictionary[Any, Any]" = weakref.WeakKeyDictionary()
 
 
 def _main_is_importable():
@@ -60,7 +64,7 @@ def pickler(sink, buffer_callback, error):
     if error is not None and not isinstance(error, (pickle.PicklingError, AttributeError, TypeError)):
         return None
     try:
-        import cloudpickle
+        import cloudpickle  # type: ignore[import-untyped]
     except ImportError:
         return None
     global _pickler_class
@@ -96,7 +100,9 @@ def explain(error):
         try:
             import cloudpickle  # noqa: F401
         except ImportError:
-            hint = "procession sends it all the same where cloudpickle is installed: pip install 'procession[cloudpickle]'"
+            hint = (
+                "procession sends it all the same where cloudpickle is installed: pip install 'procession[cloudpickle]'"
+            )
             if isinstance(error.args[0], str) and hint not in error.args[0]:
                 error.args = (f"{error.args[0]} ({hint})",)
     return error
@@ -157,7 +163,7 @@ def carry(function):
 
 
 # The functions that came last, so that the batches of one call have the same function object.
-_unpacked_lately = {}
+_unpacked_lately: "dict[bytes, Any]" = {}
 
 
 def _unpacked(data):

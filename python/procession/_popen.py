@@ -3,8 +3,8 @@
 import io
 import os
 import sys
-from multiprocessing import forkserver, popen_forkserver, popen_spawn_posix, resource_tracker, spawn, util
-from multiprocessing.context import reduction, set_spawning_popen
+from multiprocessing import forkserver, popen_forkserver, popen_spawn_posix, reduction, resource_tracker, spawn, util
+from multiprocessing.context import set_spawning_popen
 
 from ._start import preparation
 

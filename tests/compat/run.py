@@ -82,7 +82,7 @@ class Interpreter:
             "import sys, procession; v = sys.version_info; print(f'{v[0]}.{v[1]}', sys.version.split()[0]);"
             "import test._test_multiprocessing"
         )
-        done = subprocess.run([executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run([executable, "-c", program], capture_output=True, text=True)
         if done.returncode != 0:
             raise SystemExit(
                 f"{executable} cannot run the compatibility tests. It needs procession and CPython's own tests, which "
@@ -306,7 +306,9 @@ def main(arguments: list[str] | None = None) -> int:
                     chosen = []
                     for test in tests:
                         name = f"{class_name}.{test}"
-                        if not any(fnmatch.fnmatchcase(class_name, p) or fnmatch.fnmatchcase(name, p) for p in patterns):
+                        if not any(
+                            fnmatch.fnmatchcase(class_name, p) or fnmatch.fnmatchcase(name, p) for p in patterns
+                        ):
                             continue
                         excluded = any(d.covers(interpreter.version, method, name) for d in expected)
                         if excluded == options.check:

@@ -4,7 +4,6 @@ import subprocess
 import sys
 import threading
 
-import procession as mp
 import pytest
 import tasks
 from harness import PATIENCE_SECONDS, get, open_pool, pool_tests
@@ -83,7 +82,7 @@ def test_what_pickle_can_send_does_not_import_cloudpickle(run_python, tmp_path):
         "with mp.get_context('fork').Pool(1) as pool:\n"
         "    assert pool.map(operator.neg, [1, 2.5]) == [-1, -2.5]\n"
         "    assert pool.map(len, [{1: 2}, [3]]) == [1, 1]\n"
-        "    assert pool.apply(eval, ('\"cloudpickle\" in __import__(\"sys\").modules',)) is False\n"
+        '    assert pool.apply(eval, (\'"cloudpickle" in __import__("sys").modules\',)) is False\n'
         "print('cloudpickle' in sys.modules)\n"
     )
     script = tmp_path / "script.py"
@@ -218,5 +217,3 @@ def test_a_result_that_is_being_rebuilt_is_not_handed_to_others_half_done():
                     assert type(got) is SlowToRebuild
                 else:
                     assert [type(inner[0]) for inner in got] == [SlowToRebuild] * 2
-
-

@@ -355,6 +355,9 @@ def test_a_function_that_only_the_command_line_knows_is_a_clear_error(start_meth
         import sys
         from subject import mp
 
+        # It could be sent as it is.
+        sys.modules["cloudpickle"] = None
+
         def double(x):
             return 2 * x
 
