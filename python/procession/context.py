@@ -62,6 +62,14 @@ class BaseContext(_stdlib_context.BaseContext):
             threads_per_worker=threads_per_worker,
         )
 
+    def Manager(self):
+        """Returns a started manager of shared objects. See `procession.managers.SyncManager`."""
+        from .managers import SyncManager
+
+        manager = SyncManager(ctx=self.get_context())
+        manager.start()
+        return manager
+
     def get_context(self, method=None):
         """Returns the context of that start method; without one, this context."""
         if method is None:

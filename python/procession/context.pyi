@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, overload
 
 from . import process as process
 from ._retry import Retry
+from .managers import SyncManager as _SyncManager
 from .pool import Pool as _Pool
 from .process import (
     ForkProcess as ForkProcess,
@@ -40,6 +41,7 @@ class BaseContext(multiprocessing.context.BaseContext):
         cpu_affinity: Iterable[int] | bool | None = None,
         threads_per_worker: int | Literal["auto"] | None = "auto",
     ) -> _Pool: ...
+    def Manager(self) -> _SyncManager: ...
     @overload  # type: ignore[override]
     def get_context(self, method: None = None) -> DefaultContext: ...
     @overload

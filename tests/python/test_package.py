@@ -24,7 +24,7 @@ PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(mp.__file__)))
 PATIENCE_SECONDS = 60
 
 # Ours; every other submodule is the standard library's own object.
-OUR_SUBMODULES = {"pool", "process", "context"}
+OUR_SUBMODULES = {"pool", "process", "context", "managers"}
 # How the standard library's pool runs its workers; not documented, and of no use with another pool.
 STDLIB_POOL_MACHINERY = {"ExceptionWithTraceback", "mapstar", "rebuild_exc", "starmapstar", "worker"}
 WINDOWS_SUBMODULES = {"popen_spawn_win32"}
