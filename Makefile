@@ -5,7 +5,11 @@ VENV ?= .venv
 # How often `make soak` runs the fault tests.
 SOAK_ROUNDS ?= 50
 # With which `make test-pythons` tests: those of 3.9 to 3.13 that are there.
-PYTHONS ?= $(foreach minor,9 10 11 12 13,$(if $(shell command -v python3.$(minor)),python3.$(minor)))
+PYTHONS ?= $(foreach minor,9 10 11 12 13,$(if $(shell python3.$(minor) -c 'print(1)' 2>/dev/null),python3.$(minor)))
+# With which `make compat` runs CPython's tests: the oldest of those, the default one, the newest.
+COMPAT_PYTHONS ?= $(sort $(firstword $(PYTHONS)) $(PYTHON) $(lastword $(PYTHONS)))
+# What else the compatibility run is told: make compat COMPAT_OPTIONS='--start-methods spawn --classes *Pool*'.
+COMPAT_OPTIONS ?=
 # What else pytest is told: make test PYTEST_OPTIONS='-k killed -x'.
 PYTEST_OPTIONS ?=
 # What else the comparison is told: make bench BENCH_OPTIONS=--help.
@@ -27,7 +31,7 @@ $(shell rm -f $(VENV)/.build-stamp $(VENV)/.test-build-stamp)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-rust test-python test-pythons bench bench-load load-truth faults lint format docs reference pictures soak build test-build wheel clean FORCE
+.PHONY: help run test test-rust test-python test-pythons compat compat-check bench bench-load load-truth faults lint format docs reference pictures soak build test-build wheel clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## lists the targets
@@ -49,6 +53,23 @@ test-pythons: ## the Python tests with each interpreter of PYTHONS, in a virtual
 	@for python in $(PYTHONS); do \
 		echo "== $$python"; \
 		$(MAKE) --no-print-directory test-python PYTHON=$$python VENV=.venv-$$(basename $$python) || exit 1; \
+	done
+
+compat: compat-builds ## CPython's own tests of multiprocessing over procession, all start methods; writes docs/compatibility.md
+	@$(BIN)/python tests/compat/run.py $(foreach python,$(COMPAT_PYTHONS),--python $(call compat_venv,$(python))/bin/python) \
+		--write docs/compatibility.md $(COMPAT_OPTIONS)
+
+compat-check: compat-builds ## runs the tests that are expected to differ, and fails if one of them passes
+	@$(BIN)/python tests/compat/run.py $(foreach python,$(COMPAT_PYTHONS),--python $(call compat_venv,$(python))/bin/python) \
+		--check --seconds-per-test 20 $(COMPAT_OPTIONS)
+
+# Each interpreter has a virtual environment of its own, the default one that which everything else uses.
+compat_venv = $(if $(filter $(PYTHON),$(1)),$(VENV),.venv-$(notdir $(1)))
+
+.PHONY: compat-builds
+compat-builds: test-build
+	@for python in $(filter-out $(PYTHON),$(COMPAT_PYTHONS)); do \
+		$(MAKE) --no-print-directory test-build PYTHON=$$python VENV=.venv-$$(basename $$python) || exit 1; \
 	done
 
 bench: ## measures against rivals in one run and prints the ratios (bench/README.md)

@@ -310,6 +310,22 @@ def start(contestant: Contestant, record: Record, repetitions: int, with_pandas:
     record("again", median(times_ms), repetitions=len(times_ms), closing_ms=median(closing_ms))
 
 
+def process(contestant: Contestant, record: Record, repetitions: int, budget_seconds: float) -> None:
+    """One process that does nothing, started and joined."""
+
+    def once() -> float:
+        started = time.perf_counter()
+        exit_code = contestant.run_process(workloads.nothing)
+        elapsed_ms = (time.perf_counter() - started) * 1000
+        check(exit_code == 0, f"the process ended with {exit_code}")
+        return elapsed_ms
+
+    record("first", once())
+    once()
+    times_ms = repeated(once, budget_seconds, most=repetitions)
+    record("again", median(times_ms), repetitions=len(times_ms))
+
+
 # ---- killed workers ----------------------------------------------------------------------------------------------
 
 

@@ -276,6 +276,42 @@ ROWS: tuple[Row, ...] = (
         smaller={"ray": {"repetitions": 1}},
     ),
     Row(
+        "process-fork",
+        "`Process` started + joined: fork",
+        "process",
+        (
+            _ms("again", "`Process` started + joined: fork", 1),
+            _ms("first", "`Process` started + joined: fork, the very first of the process", None),
+        ),
+        ("procession:fork", "multiprocessing:fork"),
+        {"repetitions": 40, "budget_seconds": 2.0},
+        {"repetitions": 8, "budget_seconds": 0.5},
+    ),
+    Row(
+        "process-forkserver",
+        "`Process` started + joined: forkserver",
+        "process",
+        (
+            _ms("again", "`Process` started + joined: forkserver", 3),
+            _ms("first", "`Process` started + joined: forkserver, the very first of the process", None),
+        ),
+        ("procession:forkserver", "multiprocessing:forkserver"),
+        {"repetitions": 40, "budget_seconds": 2.0},
+        {"repetitions": 8, "budget_seconds": 0.5},
+    ),
+    Row(
+        "process-spawn",
+        "`Process` started + joined: spawn",
+        "process",
+        (
+            _ms("again", "`Process` started + joined: spawn", 1.2),
+            _ms("first", "`Process` started + joined: spawn, the very first of the process", None),
+        ),
+        ("procession:spawn", "multiprocessing:spawn"),
+        {"repetitions": 40, "budget_seconds": 2.0},
+        {"repetitions": 8, "budget_seconds": 0.5},
+    ),
+    Row(
         "killed-worker",
         "A worker is killed while it runs a task",
         "killed_worker",

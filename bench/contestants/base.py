@@ -65,6 +65,10 @@ class Contestant:
         """All results in the order in which they came, one item per task."""
         raise NotImplementedError
 
+    def run_process(self, target: Callable[[], None]) -> int | None:
+        """Starts a process of the library's own, joins it, and returns its exit code."""
+        raise NotImplementedError
+
     def outcomes(
         self, function: Callable[[Any], Any], items: Sequence[Any], limit_seconds: float
     ) -> tuple[list[Any], list[BaseException], int]:

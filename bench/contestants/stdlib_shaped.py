@@ -54,6 +54,12 @@ class StdlibShaped(PoolMethods):
         self._pool.terminate()
         self._pool.join()
 
+    def run_process(self, target: Callable[[], None]) -> int | None:
+        process = self._context.Process(target=target)
+        process.start()
+        process.join()
+        return process.exitcode
+
 
 class Procession(StdlibShaped):
     def __init__(self, method: str) -> None:

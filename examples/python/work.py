@@ -15,7 +15,7 @@ def parse_source(path):
     """Parses a Python source file; returns how many lines, functions, classes and imports it has."""
     with tokenize.open(path) as file:  # Heeds the encoding that the file declares.
         source = file.read()
-    counts = {"path": str(path), "lines": source.count("\n"), "functions": 0, "classes": 0, "imports": 0}
+    counts = {"lines": source.count("\n"), "functions": 0, "classes": 0, "imports": 0}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Backslashes in somebody else's strings are not our business.
         tree = ast.parse(source, filename=path)
@@ -26,7 +26,7 @@ def parse_source(path):
             counts["classes"] += 1
         elif isinstance(node, (ast.Import, ast.ImportFrom)):
             counts["imports"] += 1
-    return counts
+    return {"path": str(path), **counts}
 
 
 def digest(path):

@@ -61,26 +61,38 @@ class _Spawning:
         return _DupFd(descriptor)
 
 
+def preparation(name):
+    """What a clean interpreter is told of this one: `multiprocessing.spawn.get_preparation_data`."""
+    from multiprocessing import spawn
+
+    data = spawn.get_preparation_data(name)
+    # A program that came through standard input says that this is its file.
+    if os.path.basename(data.get("init_main_from_path") or "") == "<stdin>":
+        del data["init_main_from_path"]
+    return data
+
+
 def _pack(pool, method):
     """Pickles what a clean interpreter needs to become the pool's supervisor."""
     import io
-    from multiprocessing import context, reduction, resource_tracker, spawn
+    from multiprocessing import context, reduction, resource_tracker
 
+    from . import _by_value
     from ._worker import Settings
 
     spawning = _Spawning(method)
     buffer = io.BytesIO()
-    preparation = spawn.get_preparation_data(f"{WORKER_PREFIXES[method]}PoolSupervisor")
+    data = preparation(f"{WORKER_PREFIXES[method]}PoolSupervisor")
     # The child must not ask for a default start method, but have ours.
-    preparation["start_method"] = method
+    data["start_method"] = method
     tracker = resource_tracker._resource_tracker._fd
     settings = Settings(pool)
     context.set_spawning_popen(spawning)
     try:
         if tracker is not None:
             tracker = spawning.DupFd(spawning.duplicate_for_child(tracker))
-        reduction.dump(preparation, buffer)
-        reduction.dump((settings, WORKER_PREFIXES[method], tracker), buffer)
+        reduction.dump(data, buffer)
+        _by_value.dump((settings, WORKER_PREFIXES[method], tracker), buffer)
     finally:
         context.set_spawning_popen(None)
     return buffer.getvalue(), spawning.descriptors

@@ -71,57 +71,134 @@ def spawn_main(memory, results, line, caller, block, length):
     _become_supervisor(memory, results, line, caller, block, length)
 
 
-def forkserver_main(line, caller, modules, main_path, sys_path):
-    """The whole life of the forkserver: forks a supervisor whenever one is asked for, until its process is gone."""
+def forkserver_main(line, caller, preparation):
+    """The whole life of the forkserver: forks a process whenever one is asked for, until its own process is gone."""
     import select
     import signal
     import socket
 
     _open_standard_streams()
-    if sys_path is not None:
-        sys.path[:] = sys_path
-    _preload(modules, main_path)
+    _preload(preparation)
+    # Ctrl-C is for the processes that it forked.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The kernel reaps for us: nobody asks this process how supervisors ended.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     server = socket.socket(fileno=line)
     poller = select.poll()
     for descriptor in (line, caller):
         os.set_inheritable(descriptor, False)
         poller.register(descriptor, select.POLLIN)
+    # For each child its pidfd, its pid, and where to tell how it ended, if anybody wants to know.
+    children = {}
     while True:
-        gone = any(descriptor == caller for descriptor, _ in poller.poll())
-        message, descriptors, flags, _ = (None, [], 0, None) if gone else socket.recv_fds(server, 4096, 250)
-        if not message:
-            server.close()
-            return
-        block, length = map(int, message.split())
-        try:
-            if flags & socket.MSG_CTRUNC:
-                raise _too_many_descriptors()
-            pid = os.fork()
-        except OSError as error:
-            server.send(f"-{error.errno}".encode())
-            for descriptor in descriptors:
-                os.close(descriptor)
-            continue
+        for descriptor, _ in poller.poll():
+            if descriptor in children:
+                poller.unregister(descriptor)
+                _reap(descriptor, *children.pop(descriptor))
+                continue
+            gone = descriptor == caller
+            message, descriptors, flags, _ = (None, [], 0, None) if gone else socket.recv_fds(server, 4096, 256)
+            if not message:
+                # Nothing of the caller's program is below this; what there is of it would only cost time.
+                os._exit(0)
+            child = _fork(server, caller, children, message, descriptors, flags & socket.MSG_CTRUNC)
+            if child is not None:
+                pidfd, *about = child
+                children[pidfd] = about
+                poller.register(pidfd, select.POLLIN)
+
+
+def _fork(server, caller, children, message, descriptors, truncated):
+    """Forks what was asked for and answers; returns (pidfd, pid, where to tell how it ended), or None if it could not."""
+    import signal
+    import socket
+
+    kind, *numbers = message.split()
+    is_process = kind == b"process"
+    status = None
+    if is_process and len(descriptors) > 1:
+        # The first is the child's, the second ours: there we tell the pid, and later the exit status.
+        status = descriptors.pop(1)
+    pid = None
+    try:
+        if truncated or is_process and status is None:
+            raise _too_many_descriptors()
+        pid = os.fork()
         if pid == 0:
-            server.close()
-            os.close(caller)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-            memory, results, pool_line, pool_caller, *inherited = descriptors
-            _become_supervisor(memory, results, pool_line, pool_caller, block, length, inherited)
+            _begin(server, caller, children, status)
+            if is_process:
+                _become_process(*descriptors)
+            memory, results, line, pool_caller, *inherited = descriptors
+            _become_supervisor(memory, results, line, pool_caller, *map(int, numbers), inherited)
+        pidfd = os.pidfd_open(pid)
+        if is_process:
+            _tell(status, pid)
+        else:
+            socket.send_fds(server, [str(pid).encode()], [pidfd])
+        return pidfd, pid, status
+    except OSError as error:
+        if pid is not None:
+            # A supervisor would end by itself when the caller lets go of the other end of its line.
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        if is_process:
+            if status is not None:
+                _tell(status, -error.errno)
+                os.close(status)
+        else:
+            server.send(f"-{error.errno}".encode())
+        return None
+    finally:
         for descriptor in descriptors:
             os.close(descriptor)
-        try:
-            pidfd = os.pidfd_open(pid)
-        except OSError as error:
-            # The supervisor ends by itself when the caller lets go of the other end of its line.
-            server.send(f"-{error.errno}".encode())
-            continue
-        socket.send_fds(server, [str(pid).encode()], [pidfd])
+
+
+def _begin(server, caller, children, status):
+    """In the child: lets go of what is the server's."""
+    import signal
+
+    server.close()
+    os.close(caller)
+    if status is not None:
+        os.close(status)
+    for pidfd, (_, other) in children.items():
         os.close(pidfd)
+        if other is not None:
+            os.close(other)
+    children.clear()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _become_process(data, tracker, *inherited):
+    """What multiprocessing's own forkserver does in a child; never returns."""
+    code = 1
+    try:
+        from multiprocessing import forkserver, resource_tracker, spawn
+
+        forkserver._forkserver._inherited_fds = list(inherited)
+        resource_tracker._resource_tracker._fd = tracker
+        code = spawn._main(data, os.dup(data))
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _tell(status, number):
+    from multiprocessing.forkserver import write_signed
+
+    try:
+        write_signed(status, number)
+    except OSError:
+        # Nobody wants to know any more.
+        pass
+
+
+def _reap(pidfd, pid, status):
+    _, how = os.waitpid(pid, 0)
+    os.close(pidfd)
+    if status is not None:
+        _tell(status, os.waitstatus_to_exitcode(how))
+        os.close(status)
 
 
 def _too_many_descriptors():
@@ -130,14 +207,23 @@ def _too_many_descriptors():
     return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
-def _preload(modules, main_path):
+def _preload(preparation):
+    import pickle
     from multiprocessing import process, spawn
 
-    current = process.current_process()
-    if "__main__" in modules and main_path is not None:
+    with open(preparation, "rb") as file:
+        modules, data = pickle.load(file)
+    sys.path[:] = data["sys_path"]
+    sys.argv = data["sys_argv"]
+    if "__main__" in modules:
+        current = process.current_process()
+        # A main module that makes a process here, unguarded, is told so.
         current._inheriting = True
         try:
-            spawn.import_main_path(main_path)
+            if "init_main_from_path" in data:
+                spawn.import_main_path(data["init_main_from_path"])
+            elif "init_main_from_name" in data:
+                spawn._fixup_main_from_name(data["init_main_from_name"])
         except BaseException:
             # Whoever needs the module will import it again, and hear then what is wrong with it.
             pass
@@ -148,8 +234,20 @@ def _preload(modules, main_path):
             __import__(name)
         except Exception:
             pass
-    # What each supervisor would otherwise import for itself.
-    from . import _native, _worker  # noqa: F401
+    # What each child would otherwise import for itself.
+    import multiprocessing.connection
+    import multiprocessing.forkserver
+    import multiprocessing.popen_forkserver
+    import multiprocessing.resource_tracker
+    import multiprocessing.util  # noqa: F401
+
+    from . import _native, _worker, context  # noqa: F401
+
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):
+            pass
 
 
 # ---- in the caller ------------------------------------------------------------------------------------------------
@@ -177,46 +275,48 @@ class _Server:
         return True
 
     def start(self):
+        import pickle
         import socket
-        from multiprocessing import forkserver, spawn
+        from multiprocessing import forkserver
 
         from ._start import command, execute
+        from ._start import preparation as prepare
 
+        data = prepare("forkserver")
+        # Not for the server: each process brings its own, and this one refuses to be pickled.
+        data.pop("authkey")
         ours, theirs = (_above_standard(s) for s in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        caller = os.pidfd_open(os.getpid())
-        if caller < 3:
-            import fcntl
-
-            low, caller = caller, fcntl.fcntl(caller, fcntl.F_DUPFD_CLOEXEC, 3)
-            os.close(low)
+        open_here = []
         try:
-            modules = list(forkserver._forkserver._preload_modules)
-            data = spawn.get_preparation_data("ignore")
-            executable, arguments = command(
-                "forkserver_main",
-                theirs.fileno(),
-                caller,
-                modules,
-                data.get("init_main_from_path"),
-                data.get("sys_path"),
-            )
-            self.pid = execute(executable, arguments, [theirs.fileno(), caller])
+            open_here.append(_high(os.pidfd_open(os.getpid())))
+            open_here.append(_high(os.memfd_create("procession-forkserver")))
+            caller, preparation = open_here
+            os.write(preparation, pickle.dumps((list(forkserver._forkserver._preload_modules), data)))
+            os.lseek(preparation, 0, os.SEEK_SET)
+            executable, arguments = command("forkserver_main", theirs.fileno(), caller, preparation)
+            self.pid = execute(executable, arguments, [theirs.fileno(), caller, preparation])
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
-            os.close(caller)
+            for descriptor in open_here:
+                os.close(descriptor)
         self.owner = os.getpid()
         self.socket = ours
 
-    def ask(self, descriptors, block, length, inherited):
+    def ask_for_process(self, descriptors):
+        import socket
+
+        socket.send_fds(self.socket, [b"process"], descriptors)
+
+    def ask_for_supervisor(self, descriptors, block, length, inherited):
         import socket
 
         # The answer brings a descriptor, which the kernel drops without a word where there is no room for it.
         room = os.dup(self.socket.fileno())
         try:
-            socket.send_fds(self.socket, [f"{block} {length}".encode()], [*descriptors, *inherited])
+            socket.send_fds(self.socket, [f"supervisor {block} {length}".encode()], [*descriptors, *inherited])
         finally:
             os.close(room)
         answer, received, _, _ = socket.recv_fds(self.socket, 64, 1)
@@ -240,42 +340,79 @@ class _Server:
                 pass
 
 
-def _above_standard(end):
+def _high(descriptor):
+    """The same file under a number that is not a standard stream's, for programs which have closed those."""
+    if descriptor > 2:
+        return descriptor
     import fcntl
+
+    high = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return high
+
+
+def _above_standard(end):
     import socket
 
-    if end.fileno() > 2:
-        return end
-    with end:
-        return socket.socket(fileno=fcntl.fcntl(end.fileno(), fcntl.F_DUPFD_CLOEXEC, 3))
+    return socket.socket(fileno=_high(end.detach()))
 
 
 _server = None
 _lock = None
 
 
-def ask_for_supervisor(descriptors, block, length, inherited):
-    """Has the forkserver (started if need be) fork a supervisor; returns its pid and pidfd."""
+def _forget_server():
+    # A forked child has a server of its own, when it needs one; it must not wait for a thread that it does not have.
+    global _server, _lock
+    if _server is not None:
+        _server.socket.close()
+    _server = _lock = None
+
+
+def _ask(question):
+    """Has the server (started if need be) answer; once more with a new one, if it died since we looked."""
     global _server, _lock
     import threading
 
     if _lock is None:
         _lock = threading.Lock()
+        os.register_at_fork(after_in_child=_forget_server)
     with _lock:
         if _server is None or not _server.is_usable():
-            from multiprocessing import util
-
-            _server = _Server()
-            _server.start()
-            # After the pools (priority 15): they still talk to supervisors, never to the server.
-            util.Finalize(_server, _server_stopper(_server), exitpriority=0)
+            _start_server()
         try:
-            return _server.ask(descriptors, block, length, inherited)
+            return question(_server)
         except (BrokenPipeError, ConnectionResetError):
-            # It died since we looked; once more with a new one.
-            _server = _Server()
-            _server.start()
-            return _server.ask(descriptors, block, length, inherited)
+            _start_server()
+            return question(_server)
+
+
+def _start_server():
+    global _server
+    from multiprocessing import util
+
+    server = _Server()
+    server.start()
+    _server = server
+    # Last of all: before, the processes that it forked are joined, and it is the one that tells how they ended.
+    util.Finalize(server, _server_stopper(server), exitpriority=-1000)
+
+
+def ask_for_supervisor(descriptors, block, length, inherited):
+    """Has the forkserver fork a pool's supervisor; returns its pid and pidfd."""
+    return _ask(lambda server: server.ask_for_supervisor(descriptors, block, length, inherited))
+
+
+def ask_for_process(data, status, inherited):
+    """Has the forkserver fork a process that reads what it is from `data`; its pid and later its exit code come through
+    the pipe `status`.
+    """
+    from ._popen import tracker
+
+    descriptors = [data, status, tracker(), *inherited]
+    if len(descriptors) > 253:
+        raise ValueError("too many fds")
+    _ask(lambda server: server.ask_for_process(descriptors))
 
 
 def _server_stopper(server):

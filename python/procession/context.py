@@ -127,6 +127,7 @@ class BaseContext(_stdlib_context.BaseContext):
         from .sharedctypes import Array
 
         return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+
     def Pipe(self, duplex=True):
         """Returns two connections to each other. See `procession.connection.Pipe`."""
         from .connection import Pipe
@@ -150,6 +151,14 @@ class BaseContext(_stdlib_context.BaseContext):
         from .queues import SimpleQueue
 
         return SimpleQueue(ctx=self.get_context())
+
+    def Manager(self):
+        """Returns a started manager of shared objects. See `procession.managers.SyncManager`."""
+        from .managers import SyncManager
+
+        manager = SyncManager(ctx=self.get_context())
+        manager.start()
+        return manager
 
     def get_context(self, method=None):
         """Returns the context of that start method; without one, this context."""

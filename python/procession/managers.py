@@ -1,15 +1,31 @@
-"""The standard library's `multiprocessing.managers`, under this name too: one and the same module object."""
+"""Managers: the standard library's, with our pools in them.
 
-import sys
-from multiprocessing import managers
+Everything of `multiprocessing.managers` is here, and is the standard library's own object, so that classes registered or
+derived there and here are the same. Only `SyncManager` is one of ours, derived from theirs: its `Pool` is procession's, run
+in the manager's process. Queues, locks and whatever else a manager lends out are, as ever, objects of the threads in that
+process: they lie in its memory, and no process but the manager's ever touches them.
+"""
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from multiprocessing.managers import *
-    from multiprocessing.managers import DictProxy as DictProxy
-    from multiprocessing.managers import ListProxy as ListProxy
-    from multiprocessing.managers import Namespace as Namespace
-    from multiprocessing.managers import RemoteError as RemoteError
-    from multiprocessing.managers import ValueProxy as ValueProxy
+from multiprocessing import managers as _stdlib_managers
+from multiprocessing.managers import *  # noqa: F403
+from multiprocessing.managers import PoolProxy as _PoolProxy
+from multiprocessing.managers import SyncManager as _StdlibSyncManager
 
-sys.modules[__name__] = managers
+__all__ = list(_stdlib_managers.__all__)
+
+
+def __getattr__(name):
+    return getattr(_stdlib_managers, name)
+
+
+class SyncManager(_StdlibSyncManager):
+    """A manager of shared objects, as `Manager()` starts it. See `multiprocessing.managers.SyncManager`."""
+
+
+def _pool(*args, **kwds):
+    from .pool import Pool
+
+    return Pool(*args, **kwds)
+
+
+SyncManager.register("Pool", _pool, _PoolProxy)

@@ -26,7 +26,7 @@ from multiprocessing.pool import (
     starmapstar,
 )
 
-from . import _limits, _native, _retry, _start
+from . import _by_value, _limits, _native, _retry, _start
 from ._native import ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult
 from ._retry import retry_of
 
@@ -154,6 +154,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         self._set_retrying(self._retry.times > 0)
         self._start_method = method
         self._first_number = first_number
+        _by_value.note_pool(self)
         self._launch()
         # At exit pools end before the processes that other modules join.
         self._finalizer = _util.Finalize(self, _terminate_at_exit, args=(weakref.ref(self),), exitpriority=15)

@@ -171,8 +171,6 @@ class _Controllable(BaseProcess):
         in_daemon = current_process()._config.get("daemon")
         self._leashed = bool(in_daemon or self.daemon)
         method = self._start_method or _stdlib_context._default_context.get_start_method()
-        if method == "forkserver":
-            _forget_inherited_forkserver()
         # A forked child runs at once and, if not leashed, needs nothing from us: no descriptor is spent on it.
         if self._leashed or method != "fork":
             self._lifeline = _Lifeline()
@@ -306,24 +304,6 @@ class _Controllable(BaseProcess):
         return "running"
 
 
-def _forget_inherited_forkserver():
-    # A forked child believes that its parent's server is its own child, and fails when it asks how that is.
-    from multiprocessing.forkserver import _forkserver
-
-    with _forkserver._lock:
-        pid = _forkserver._forkserver_pid
-        if pid is None:
-            return
-        try:
-            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            # The parent's server must not live on because of our copy.
-            os.close(_forkserver._forkserver_alive_fd)
-            _forkserver._forkserver_pid = None
-            _forkserver._forkserver_alive_fd = None
-            _forkserver._forkserver_address = None
-
-
 def _resume_child(popen_reference, daemonic):
     popen = popen_reference()
     if popen is not None:
@@ -350,6 +330,12 @@ def _kernel_state(pid):
 class Process(_Controllable, _stdlib_context.Process):
     """A child process, started by the start method that is set when it starts. See `multiprocessing.Process`."""
 
+    @staticmethod
+    def _Popen(process_obj):
+        from .context import _default_context
+
+        return _default_context.get_context().Process._Popen(process_obj)
+
 
 class ForkProcess(_Controllable, _stdlib_context.ForkProcess):
     """A child process that is forked from this one."""
@@ -358,6 +344,25 @@ class ForkProcess(_Controllable, _stdlib_context.ForkProcess):
 class SpawnProcess(_Controllable, _stdlib_context.SpawnProcess):
     """A child process in a new interpreter."""
 
+    @staticmethod
+    def _Popen(process_obj):
+        from ._popen import SpawnPopen
+
+        return SpawnPopen(process_obj)
+
+    def _bootstrap(self, parent_sentinel=None):
+        for finder in sys.meta_path:
+            if hasattr(finder, "is_bundle_of_procession"):
+                sys.meta_path.remove(finder)
+                break
+        return super()._bootstrap(parent_sentinel)
+
 
 class ForkServerProcess(_Controllable, _stdlib_context.ForkServerProcess):
     """A child process that is forked from a server which was started early and stays small."""
+
+    @staticmethod
+    def _Popen(process_obj):
+        from ._popen import ForkServerPopen
+
+        return ForkServerPopen(process_obj)

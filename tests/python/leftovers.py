@@ -292,6 +292,9 @@ class Snapshot:
                 continue  # These have no number of their own, so equal names are all there is to compare.
             if target.startswith(f"/dev/shm/pym-{os.getpid()}-"):
                 continue  # The standard library's heap keeps the memory of a Value or Array for the next one.
+            if target.startswith("/memfd:procession-bundle "):
+                # Made by the second spawned process for all that follow.
+                continue
             if target in held_by_servers or _pid_of_pidfd(descriptor) in server_pids:
                 continue
             if target.startswith("socket:") and new_servers > 0:

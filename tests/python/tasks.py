@@ -417,8 +417,8 @@ def return_exits_while_unpickled(_item=None):
     return ExitsWhileUnpickled()
 
 
-def return_lambda(_item=None):
-    return lambda: None
+def return_generator(_item=None):
+    return (number for number in ())
 
 
 def raise_unpicklable_error(_item=None):

@@ -444,12 +444,13 @@ def test_what_cannot_come_back_fails_its_map(start_method, kind, chunksize):
         assert_pool_is_whole(pool)
 
 
-def test_a_lambda_as_result_is_named_in_the_error(start_method):
+def test_a_generator_as_result_is_named_in_the_error(start_method):
     with open_pool(start_method) as pool:
-        error = get(pool.apply_async(tasks.return_lambda))
+        error = get(pool.apply_async(tasks.return_generator))
         assert type(error) is MaybeEncodingError
         assert re.match(
-            r"Error sending result: '<function return_lambda\.<locals>\.<lambda> at 0x\w+>'\. Reason: ", str(error)
+            r"Error sending result: '<generator object return_generator\.<locals>\.<genexpr> at 0x\w+>'\. Reason: ",
+            str(error),
         )
 
 
@@ -506,15 +507,20 @@ def test_an_argument_that_cannot_be_pickled_fails_its_map(start_method, chunksiz
 
 
 def test_a_function_that_cannot_be_pickled_fails_its_own_task_alone(start_method):
+    lock = threading.Lock()
+
+    def holding_a_lock(_item=None):
+        return lock
+
     with open_pool(start_method) as pool:
         for error in (
-            get(pool.apply_async(lambda: None)),
-            outcome(pool.map, lambda x: x, [1, 2]),
-            outcome(pool.imap(lambda x: x, [1]).next, PATIENCE_SECONDS),
+            get(pool.apply_async(holding_a_lock)),
+            outcome(pool.map, holding_a_lock, [1, 2]),
+            outcome(pool.imap(holding_a_lock, [1]).next, PATIENCE_SECONDS),
         ):
             # AttributeError for local objects in older Pythons, PicklingError in newer ones and for others.
             assert isinstance(error, (AttributeError, pickle.PicklingError)), repr(error)
-            assert "lambda" in str(error)
+            assert "holding_a_lock" in str(error)
         assert type(get(pool.apply_async(tasks.identity, (threading.Lock(),)))) is TypeError
         assert_pool_is_whole(pool)
 

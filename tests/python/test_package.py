@@ -24,7 +24,7 @@ PACKAGE_ROOT = os.path.dirname(os.path.dirname(os.path.abspath(mp.__file__)))
 PATIENCE_SECONDS = 60
 
 # Ours; every other submodule is the standard library's own object.
-OUR_SUBMODULES = {"connection", "context", "pool", "process", "queues", "sharedctypes", "synchronize"}
+OUR_SUBMODULES = {"connection", "context", "managers", "pool", "process", "queues", "sharedctypes", "synchronize"}
 # How the standard library's pool runs its workers; not documented, and of no use with another pool.
 STDLIB_POOL_MACHINERY = {"ExceptionWithTraceback", "mapstar", "rebuild_exc", "starmapstar", "worker"}
 # How the standard library's shared values make their properties.

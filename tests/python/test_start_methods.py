@@ -145,7 +145,8 @@ def test_forked_initializers_need_not_be_pickled():
 
 @pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
 def test_what_cannot_be_pickled_is_refused_as_initializer_where_it_must_be_sent(start_method):
-    for initializer, initargs in ((lambda: None, ()), (tasks.remember, (threading.Lock(),))):
+    lock = threading.Lock()
+    for initializer, initargs in ((lambda: lock, ()), (tasks.remember, (lock,))):
         pool = None
         with time_limit(PATIENCE_SECONDS, "a pool whose initializer cannot be sent"):
             with pytest.raises(Exception) as caught:
@@ -353,6 +354,9 @@ def test_a_function_that_only_the_command_line_knows_is_a_clear_error(start_meth
     source = """
         import sys
         from subject import mp
+
+        # It could be sent as it is.
+        sys.modules["cloudpickle"] = None
 
         def double(x):
             return 2 * x

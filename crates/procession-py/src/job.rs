@@ -108,6 +108,8 @@ pub struct JobState {
     pub listeners: Vec<Py<PyAny>>,
     /// Callbacks are due or running: the result is not to be seen before they have ended.
     pub calls_running: bool,
+    /// Threads that have taken arrivals out and decode them, which runs user code: the list has holes until then.
+    pub decoding: u32,
 }
 
 /// A call of `map` or its siblings.
@@ -140,6 +142,11 @@ impl JobState {
             }
             Sink::List { .. } => self.is_complete(),
         }
+    }
+
+    /// Whether the value may be taken: everything is there, decoded or ready to be, and the callbacks have run.
+    pub fn is_ready(&self) -> bool {
+        self.is_complete() && !self.calls_running && self.decoding == 0
     }
 
     /// Whether there is more to send out.

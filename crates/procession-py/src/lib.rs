@@ -29,6 +29,8 @@ mod _native {
     #[pymodule_export]
     use super::fork::{read_stash, report_broken, supervise, usable_cpus};
     #[pymodule_export]
+    use super::pickle::pickle_main_by_value;
+    #[pymodule_export]
     use super::pool::{EventReader, PoolBase};
     #[pymodule_export]
     use super::queue::QueueBase;

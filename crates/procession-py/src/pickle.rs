@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use procession::shm::{AllocError, Arena, Block, Owner};
+use pyo3::exceptions::PyException;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::{PyBytes, PyDict, PyList, PyModule, PyString};
 
 use crate::codec::{EncodeError, Encoder, OUT_OF_BAND_BYTES};
 use crate::gil::GilCell;
@@ -30,6 +31,20 @@ struct SinkState {
     full: bool,
     /// Large pieces that are not copied but kept, each with the number of bytes before it; `None` if all are to be copied.
     kept: Option<Vec<(usize, View)>>,
+}
+
+impl SinkState {
+    fn new() -> Self {
+        SinkState {
+            bytes: Vec::new(),
+            blocks: Vec::new(),
+            buffers: Vec::new(),
+            arena: None,
+            owner: Owner::CALLER,
+            full: false,
+            kept: None,
+        }
+    }
 }
 
 /// The bytes of a piece from which on copying it costs more than keeping it.
@@ -216,16 +231,7 @@ static IDLE: GilCell<Vec<Machine>> = GilCell::new(Vec::new());
 static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 
 fn build(py: Python<'_>) -> PyResult<Machine> {
-    let state = SinkState {
-        bytes: Vec::new(),
-        blocks: Vec::new(),
-        buffers: Vec::new(),
-        arena: None,
-        owner: Owner::CALLER,
-        full: false,
-        kept: None,
-    };
-    let sink = Py::new(py, Sink(GilCell::new(state)))?;
+    let sink = Py::new(py, Sink(GilCell::new(SinkState::new())))?;
     let options = PyDict::new(py);
     options.set_item("buffer_callback", sink.bind(py).getattr("out_of_band")?)?;
     let pickler = py
@@ -239,11 +245,102 @@ fn build(py: Python<'_>) -> PyResult<Machine> {
     })
 }
 
+/// Whether functions and classes of the main module go by value, as workers cannot look them up there.
+static MAIN_BY_VALUE: GilCell<bool> = GilCell::new(false);
+
+/// Has functions and classes of the main module go by value, or by name again.
+#[pyfunction]
+pub fn pickle_main_by_value(py: Python<'_>, by_value: bool) {
+    MAIN_BY_VALUE.with(py, |m| *m = by_value);
+}
+
+fn by_value_module(py: Python<'_>) -> PyResult<Bound<'_, PyModule>> {
+    py.import(intern!(py, "procession._by_value"))
+}
+
+/// Whether a function or class can only travel by value: it has no name to look it up by, or not where it would be
+/// looked up.
+pub fn travels_by_value(function: &Bound<'_, PyAny>) -> bool {
+    let py = function.py();
+    // SAFETY: type checks on a live object.
+    let is_function =
+        unsafe { ffi::PyFunction_Check(function.as_ptr()) != 0 || ffi::PyType_Check(function.as_ptr()) != 0 };
+    if !is_function {
+        return false;
+    }
+    let is_local = || -> PyResult<bool> {
+        let name = function.getattr(intern!(py, "__qualname__"))?;
+        Ok(name.cast::<PyString>()?.to_str()?.contains('<'))
+    };
+    let is_in_main = || -> PyResult<bool> {
+        let module = function.getattr(intern!(py, "__module__"))?;
+        Ok(module.cast::<PyString>().is_ok_and(|m| m == "__main__")
+            && by_value_module(py)?
+                .call_method1(intern!(py, "main_lacks"), (function,))?
+                .is_truthy()?)
+    };
+    is_local().unwrap_or(false) || MAIN_BY_VALUE.with(py, |m| *m) && is_in_main().unwrap_or(false)
+}
+
+/// What to send in the place of a function that has no number: itself, or something that unpickles to it.
+pub fn carried<'py>(function: &Bound<'py, PyAny>) -> Bound<'py, PyAny> {
+    if !travels_by_value(function) {
+        return function.clone();
+    }
+    by_value_module(function.py())
+        .and_then(|m| m.call_method1(intern!(function.py(), "carry"), (function,)))
+        .unwrap_or_else(|_| function.clone())
+}
+
 /// Pickles `value` behind the encoder's bytes; its large buffers go to blocks of their own, whose list is returned.
 ///
 /// On failure the encoder may hold bytes and blocks of the attempt; rewind it.
 pub fn dump_into(value: &Bound<'_, PyAny>, encoder: &mut Encoder) -> Result<Vec<OutOfBand>, EncodeError> {
-    dump(value, encoder, false).map(|(buffers, _)| buffers)
+    if MAIN_BY_VALUE.with(value.py(), |m| *m) {
+        if let Some(done) = dump_by_value(value, encoder, None) {
+            return done;
+        }
+    }
+    let (bytes, blocks) = (encoder.bytes.len(), encoder.blocks.len());
+    match dump_by_name(value, encoder, false).map(|(buffers, _)| buffers) {
+        Err(EncodeError::Python(e)) => {
+            encoder.rewind(bytes, blocks);
+            let done = dump_by_value(value, encoder, Some(&e));
+            done.unwrap_or_else(|| Err(EncodeError::Python(explained(value.py(), e))))
+        }
+        done => done,
+    }
+}
+
+fn explained(py: Python<'_>, error: PyErr) -> PyErr {
+    by_value_module(py)
+        .and_then(|m| m.call_method1(intern!(py, "explain"), (error.value(py),)))
+        .map_or(error, PyErr::from_value)
+}
+
+/// Pickles what pickle itself could not for this reason, if there is something that can.
+#[cold]
+fn dump_by_value(
+    value: &Bound<'_, PyAny>,
+    encoder: &mut Encoder,
+    error: Option<&PyErr>,
+) -> Option<Result<Vec<OutOfBand>, EncodeError>> {
+    let py = value.py();
+    let sink = Py::new(py, Sink(GilCell::new(SinkState::new()))).ok()?;
+    let callback = sink.bind(py).getattr(intern!(py, "out_of_band")).ok()?;
+    let error = error.map(|e| e.value(py));
+    let pickler = by_value_module(py)
+        .and_then(|m| m.call_method1(intern!(py, "pickler"), (sink.bind(py), callback, error)))
+        .ok()
+        .filter(|p| !p.is_none())?;
+    let (dumped, (buffers, _), full) = dump_with(sink.get(), &pickler, value, encoder, false);
+    match dumped {
+        Ok(_) => Some(Ok(buffers)),
+        Err(_) if full => Some(Err(EncodeError::Full)),
+        // What pickle said of it says more, unless the user wants to stop.
+        Err(e) if error.is_some() && e.is_instance_of::<PyException>(py) => None,
+        Err(e) => Some(Err(EncodeError::Python(e))),
+    }
 }
 
 /// Pickles `value` behind the encoder's bytes, all in band; large pieces are not copied but returned, each with the number
@@ -252,12 +349,42 @@ pub fn dump_keeping(
     value: &Bound<'_, PyAny>,
     encoder: &mut Encoder,
 ) -> Result<Vec<(usize, View)>, EncodeError> {
-    dump(value, encoder, true).map(|(_, kept)| kept)
+    dump_by_name(value, encoder, true).map(|(_, kept)| kept)
 }
 
 type Dumped = (Vec<OutOfBand>, Vec<(usize, View)>);
 
-fn dump(value: &Bound<'_, PyAny>, encoder: &mut Encoder, keeping: bool) -> Result<Dumped, EncodeError> {
+fn dump_with<'py>(
+    sink: &Sink,
+    pickler: &Bound<'py, PyAny>,
+    value: &Bound<'py, PyAny>,
+    encoder: &mut Encoder,
+    keeping: bool,
+) -> (PyResult<Bound<'py, PyAny>>, Dumped, bool) {
+    let py = value.py();
+    sink.0.with(py, |s| {
+        std::mem::swap(&mut s.bytes, &mut encoder.bytes);
+        std::mem::swap(&mut s.blocks, &mut encoder.blocks);
+        s.arena.clone_from(&encoder.arena);
+        s.owner = encoder.owner;
+        s.full = false;
+        s.kept = keeping.then(Vec::new);
+    });
+    let dumped = pickler.call_method1(intern!(py, "dump"), (value,));
+    let (buffers, kept, full) = sink.0.with(py, |s| {
+        std::mem::swap(&mut s.bytes, &mut encoder.bytes);
+        std::mem::swap(&mut s.blocks, &mut encoder.blocks);
+        s.arena = None;
+        (
+            std::mem::take(&mut s.buffers),
+            s.kept.take().unwrap_or_default(),
+            s.full,
+        )
+    });
+    (dumped, (buffers, kept), full)
+}
+
+fn dump_by_name(value: &Bound<'_, PyAny>, encoder: &mut Encoder, keeping: bool) -> Result<Dumped, EncodeError> {
     let py = value.py();
     // Pickling runs user code, which may come back here: the machine is nobody else's meanwhile.
     let mut machine = match IDLE.with(py, Vec::pop) {
@@ -270,27 +397,8 @@ fn dump(value: &Bound<'_, PyAny>, encoder: &mut Encoder, keeping: bool) -> Resul
             .bind(py)
             .setattr(intern!(py, "dispatch_table"), table)?;
     }
-    let sink = machine.sink.get();
-    sink.0.with(py, |s| {
-        std::mem::swap(&mut s.bytes, &mut encoder.bytes);
-        std::mem::swap(&mut s.blocks, &mut encoder.blocks);
-        s.arena.clone_from(&encoder.arena);
-        s.owner = encoder.owner;
-        s.full = false;
-        s.kept = keeping.then(Vec::new);
-    });
     let pickler = machine.pickler.bind(py);
-    let dumped = pickler.call_method1(intern!(py, "dump"), (value,));
-    let (buffers, kept, full) = sink.0.with(py, |s| {
-        std::mem::swap(&mut s.bytes, &mut encoder.bytes);
-        std::mem::swap(&mut s.blocks, &mut encoder.blocks);
-        s.arena = None;
-        (
-            std::mem::take(&mut s.buffers),
-            s.kept.take().unwrap_or_default(),
-            s.full,
-        )
-    });
+    let (dumped, (buffers, kept), full) = dump_with(machine.sink.get(), pickler, value, encoder, keeping);
     match dumped {
         Ok(_) => {
             pickler.call_method0(intern!(py, "clear_memo"))?;

@@ -223,7 +223,8 @@ impl AsyncResult {
         if !self.outcome.with(py, |o| matches!(o, Outcome::Pending)) {
             return;
         }
-        let outcome = match take_job_value(py, job) {
+        let core = self.pool.get().core().ok();
+        let outcome = match take_job_value(py, core, job) {
             Ok(list) => {
                 // SAFETY: the list is whole now; the collector may know it again.
                 unsafe {
@@ -275,7 +276,7 @@ impl AsyncResult {
 
     fn is_ready(&self, py: Python<'_>) -> bool {
         if let Some(job) = &self.job {
-            return job.state.with(py, |j| j.is_complete() && !j.calls_running);
+            return job.state.with(py, |j| j.is_ready());
         }
         let arrived = self.outcome.with(py, |o| !matches!(o, Outcome::Pending));
         arrived && !self.calls.with(py, |c| c.is_some())
@@ -304,8 +305,11 @@ impl AsyncResult {
         let core = pool.get().core()?;
         core.wait_until(py, pool, timeout, this.job.as_ref(), |py| {
             if let Some(job) = &this.job {
-                // Decoding meanwhile leaves less to do when the last one is there.
-                decode_pending(py, job);
+                // Decoding meanwhile leaves less to do when the last one is there. With callbacks it is the helper's work,
+                // which hands the value to them before this thread may have it.
+                if !job.state.with(py, |j| j.calls_running) {
+                    decode_pending(py, Some(core), job);
+                }
             }
             this.is_ready(py)
         })

@@ -510,7 +510,7 @@ impl PoolBase {
         };
         let (callback, argument, task_error) = match &due {
             Due::One(result) => result.get().due_call(py),
-            Due::Job(job) => due_job_call(py, job),
+            Due::Job(job) => due_job_call(py, core, job),
             Due::Wake(_) => (None, None, None),
         };
         let token = DueCall {

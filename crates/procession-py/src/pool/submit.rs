@@ -39,7 +39,7 @@ impl Core {
         if known.is_some() {
             return Ok(known);
         }
-        if !travels_by_reference(function) {
+        if !travels_by_reference(function) || crate::pickle::travels_by_value(function) {
             return Ok(None);
         }
         let mut encoder = self.encoder(py);
@@ -206,7 +206,7 @@ impl Core {
         let mut encoder = self.encoder(py);
         let encoded = (|| {
             if number.is_none() {
-                encoder.put(function)?;
+                encoder.put(&crate::pickle::carried(function))?;
             }
             encoder.put(arguments.as_any())?;
             if let Some(keywords) = keywords {
@@ -361,7 +361,7 @@ impl Core {
         let number = self.function_number(py, func).unwrap_or(None);
         let function = match number {
             Some(n) => Function::Number(n),
-            None => Function::Inline(func.clone().unbind(), self.name_number(py, &task)),
+            None => Function::Inline(crate::pickle::carried(func).unbind(), self.name_number(py, &task)),
         };
         let cost_ns = number.map_or(0.0, |n| self.inner.with(py, |i| i.known[n as usize].cost_ns));
         let has_calls = calls.is_some();
@@ -384,6 +384,7 @@ impl Core {
             announced: false,
             calls_running: has_calls,
             listeners: Vec::new(),
+            decoding: 0,
         };
         let usual = total
             .unwrap_or(0)

@@ -3,11 +3,15 @@
 use super::*;
 
 /// What is to be called for a complete job, with what, and its error if it has one.
-pub fn due_job_call(py: Python<'_>, job: &Arc<Job>) -> (Option<Py<PyAny>>, Option<Py<PyAny>>, Option<PyErr>) {
+pub fn due_job_call(
+    py: Python<'_>,
+    core: &Core,
+    job: &Arc<Job>,
+) -> (Option<Py<PyAny>>, Option<Py<PyAny>>, Option<PyErr>) {
     let Some((callback, error_callback)) = job.state.with(py, |j| j.calls.take()) else {
         return (None, None, None);
     };
-    match take_job_value(py, job) {
+    match take_job_value(py, Some(core), job) {
         Ok(value) => (callback, Some(value), None),
         Err(e) => {
             let value = e.value(py).clone().into_any().unbind();
@@ -19,8 +23,8 @@ pub fn due_job_call(py: Python<'_>, job: &Arc<Job>) -> (Option<Py<PyAny>>, Optio
 }
 
 /// The list of a complete job, or the error that came first, which is taken out.
-pub fn take_job_value(py: Python<'_>, job: &Arc<Job>) -> PyResult<Py<PyAny>> {
-    decode_pending(py, job);
+pub fn take_job_value(py: Python<'_>, core: Option<&Core>, job: &Arc<Job>) -> PyResult<Py<PyAny>> {
+    decode_pending(py, core, job);
     let (failed, list) = job.state.with(py, |j| match &mut j.sink {
         Sink::List { failed, results, .. } => (failed.take(), results.as_ref().map(|r| r.clone_ref(py))),
         Sink::Stream { .. } => (None, None),
@@ -44,13 +48,15 @@ pub fn take_job_value(py: Python<'_>, job: &Arc<Job>) -> PyResult<Py<PyAny>> {
     }
 }
 
-/// Decodes what has arrived of a job; user code may run.
-pub fn decode_pending(py: Python<'_>, job: &Arc<Job>) {
+/// Decodes what has arrived of a job; user code may run, and with it other threads, for which the job is not ready
+/// meanwhile.
+pub fn decode_pending(py: Python<'_>, core: Option<&Core>, job: &Arc<Job>) {
     loop {
         let next = job.state.with(py, |j| match &mut j.sink {
-            Sink::List { pending, results, .. } => pending
-                .pop()
-                .map(|p| (p, results.as_ref().map(|r| r.clone_ref(py)))),
+            Sink::List { pending, results, .. } => pending.pop().map(|p| {
+                j.decoding += 1;
+                (p, results.as_ref().map(|r| r.clone_ref(py)))
+            }),
             Sink::Stream { .. } => None,
         });
         let Some(((mut index, arrival, mut raw), list)) = next else {
@@ -77,6 +83,10 @@ pub fn decode_pending(py: Python<'_>, job: &Arc<Job>) {
                 }),
             }
             index += 1;
+        }
+        job.state.with(py, |j| j.decoding -= 1);
+        if let Some(core) = core {
+            core.waiter.announce();
         }
     }
 }

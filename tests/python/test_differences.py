@@ -1,0 +1,178 @@
+"""Each claim of docs/differences-from-multiprocessing.md has its test; this is the list of them.
+
+A claim is a row of a table or a point of a list there, known by the words it begins with. A claim without a test fails, and
+so does a test that is no more.
+"""
+
+import pathlib
+import re
+
+import pytest
+
+TESTS = pathlib.Path(__file__).resolve().parent
+PAGE = TESTS.parents[1] / "docs" / "differences-from-multiprocessing.md"
+
+CLAIMS = {
+    # Instead of hanging.
+    "the worker of a task dies": "test_faults::test_a_fault_in_a_task_fails_that_task_alone",
+    "a task raises `SystemExit`": "test_faults::test_a_fault_in_a_task_fails_that_task_alone",
+    "a task's exception or result cannot be unpickled": "test_faults::test_what_cannot_come_back_fails_its_own_task_alone",
+    "an argument cannot be unpickled": "test_faults::test_an_argument_that_cannot_be_rebuilt_fails_its_own_task_alone",
+    "the initializer raises": "test_faults::test_a_failing_initializer_is_one_error_to_everybody",
+    "`get()` after `terminate()`": "test_shutdown::test_terminate_tells_everybody_who_waits",
+    "a callback raises": "test_faults::test_an_error_in_a_callback_is_raised_by_get",
+    "an idle worker is killed": "test_faults::test_the_death_of_all_idle_workers_costs_nothing",
+    "`terminate()` in a callback": "test_shutdown::test_terminate_may_be_called_by_a_callback",
+    # More than there.
+    "`Pool(timeout=seconds)`": "test_faults::test_a_task_that_takes_too_long_is_ended_and_the_others_go_on",
+    "`imap(…, buffersize=n)`": "test_pool_semantics::test_buffersize_is_how_far_imap_reads_ahead_of_its_reader",
+    "`Process.suspend()`": "test_process::test_suspended_process_stands_still_until_it_is_resumed",
+    "A daemonic process may have children": "test_process::test_daemonic_process_may_have_children",
+    "A daemonic process ends with its parent": "test_process::test_nobody_of_a_daemonic_family_outlives_the_parent",
+    "Lambdas, closures": "test_by_value::test_lambdas_closures_and_local_functions_run_in_workers",
+    "The error classes": "test_pool_semantics::test_the_package_exports_its_errors",
+    "A manager's `Pool`": "test_managers::test_a_managers_pool_is_ours",
+    # What you may notice.
+    "**Workers are not your process's children.**": "test_differences::test_workers_are_grandchildren",
+    "**A pool has no threads of its own**": "test_faults::test_an_idle_pool_keeps_no_thread",
+    "**Under `fork` workers see your process as it was": (
+        "test_start_methods::test_replacements_see_the_memory_as_it_was_when_the_pool_was_made"
+    ),
+    "**A result is unpickled in `get()`**": "test_differences::test_a_result_is_rebuilt_in_the_thread_that_gets_it",
+    "**Arguments are pickled when the task is submitted.**": (
+        "test_pool_semantics::test_arguments_are_taken_as_they_are_at_the_call"
+    ),
+    "**The forkserver imports your main module once**": "test_differences::test_the_forkserver_imports_the_main_module_once",
+    "**Initializers of a pool that never has work**": "test_differences::test_a_pool_closed_at_once_ends_without_a_word",
+    "**When the input of `imap` raises": "test_differences::test_items_before_a_failing_one_of_the_input_are_given_out",
+    "**A pool needs no `/dev/shm`**": "test_differences::test_a_pool_puts_nothing_into_dev_shm",
+    "**Private attributes**": "test_differences::test_private_attributes_are_other_ones",
+}
+
+
+def claims_of_the_page():
+    text = PAGE.read_text(encoding="utf-8").replace("\n  ", " ")
+    for line in text.splitlines():
+        if line.startswith("* "):
+            yield line[2:]
+        elif re.match(r"\| (?!---|situation)", line):
+            yield line[2:]
+
+
+def test_each_claim_has_a_test_and_each_test_a_claim():
+    claims = list(claims_of_the_page())
+    untested = [claim for claim in claims if not any(claim.startswith(words) for words in CLAIMS)]
+    assert untested == []
+    unsaid = [words for words in CLAIMS if not any(claim.startswith(words) for claim in claims)]
+    assert unsaid == []
+
+
+@pytest.mark.parametrize("test", sorted(set(CLAIMS.values())))
+def test_the_test_of_a_claim_is_there(test):
+    module, _, function = test.partition("::")
+    assert f"\ndef {function}(" in (TESTS / f"{module}.py").read_text(encoding="utf-8")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Claims that have no test elsewhere.
+
+
+def run_and_print(run_python, tmp_path, source, *arguments):
+    script = tmp_path / "program.py"
+    script.write_text(source)
+    done = run_python(script, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_workers_are_grandchildren(run_python, tmp_path, start_method):
+    source = (
+        "import os, sys, procession as mp\n"
+        "if __name__ == '__main__':\n"
+        "    with mp.get_context(sys.argv[1]).Pool(2) as pool:\n"
+        "        print(pool.apply(os.getppid) != os.getpid(), mp.active_children())\n"
+    )
+    assert run_and_print(run_python, tmp_path, source, start_method) == "True []\n"
+
+
+def test_a_result_is_rebuilt_in_the_thread_that_gets_it(run_python, tmp_path):
+    source = (
+        "import threading, procession as mp\n"
+        "class Result:\n"
+        "    def __reduce__(self):\n"
+        "        return threading.get_ident, ()\n"
+        "with mp.get_context('fork').Pool(1) as pool:\n"
+        "    results = [pool.apply_async(Result) for _ in range(3)]\n"
+        "    print({result.get() for result in results} == {threading.get_ident()})\n"
+    )
+    assert run_and_print(run_python, tmp_path, source) == "True\n"
+
+
+def test_the_forkserver_imports_the_main_module_once(run_python, tmp_path):
+    source = (
+        "import os, procession as mp\n"
+        "imported_by = os.getpid()\n"
+        "def tell(connection):\n"
+        "    connection.send((imported_by, os.getpid()))\n"
+        "if __name__ == '__main__':\n"
+        "    context = mp.get_context('forkserver')\n"
+        "    told = []\n"
+        "    for _ in range(3):\n"
+        "        ours, theirs = context.Pipe()\n"
+        "        process = context.Process(target=tell, args=(theirs,))\n"
+        "        process.start()\n"
+        "        told.append(ours.recv())\n"
+        "        process.join()\n"
+        "    importers, children = map(set, zip(*told))\n"
+        "    print(len(importers), len(children), importers.isdisjoint(children), os.getpid() in importers)\n"
+    )
+    assert run_and_print(run_python, tmp_path, source) == "1 3 True False\n"
+
+
+def test_a_pool_closed_at_once_ends_without_a_word(run_python, tmp_path, start_method):
+    source = (
+        "import sys, procession as mp\n"
+        "if __name__ == '__main__':\n"
+        "    pool = mp.get_context(sys.argv[1]).Pool(2, initializer=len, initargs=('x',))\n"
+        "    pool.close()\n"
+        "    pool.join()\n"
+    )
+    assert run_and_print(run_python, tmp_path, source, start_method) == ""
+
+
+def test_items_before_a_failing_one_of_the_input_are_given_out(run_python, tmp_path):
+    source = (
+        "import procession as mp\n"
+        "def items():\n"
+        "    yield from range(6)\n"
+        "    raise KeyError('seventh')\n"
+        "with mp.get_context('fork').Pool(2) as pool:\n"
+        "    results = pool.imap(abs, items(), chunksize=4)\n"
+        "    print([next(results) for _ in range(6)])\n"
+        "    try:\n"
+        "        next(results)\n"
+        "    except KeyError as error:\n"
+        "        print(error)\n"
+    )
+    assert run_and_print(run_python, tmp_path, source) == "[0, 1, 2, 3, 4, 5]\n'seventh'\n"
+
+
+def test_a_pool_puts_nothing_into_dev_shm(run_python, tmp_path, start_method):
+    source = (
+        "import os, sys, procession as mp\n"
+        "if __name__ == '__main__':\n"
+        "    before = set(os.listdir('/dev/shm'))\n"
+        "    with mp.get_context(sys.argv[1]).Pool(2) as pool:\n"
+        "        pool.map(len, [b'x' * 1_000_000] * 4)\n"
+        "        print(set(os.listdir('/dev/shm')) - before)\n"
+    )
+    assert run_and_print(run_python, tmp_path, source, start_method) == "set()\n"
+
+
+def test_private_attributes_are_other_ones(run_python, tmp_path):
+    source = (
+        "import procession as mp\n"
+        "with mp.get_context('fork').Pool(1) as pool:\n"
+        "    print(hasattr(pool, '_cache'), hasattr(pool, '_taskqueue'), pool.map_async(abs, [1])._number_left >= 0)\n"
+    )
+    assert run_and_print(run_python, tmp_path, source) == "False False True\n"
