@@ -101,8 +101,9 @@ docs: test-build ## builds the reference, denies broken links, checks that gener
 reference: test-build ## writes the generated pages of docs/reference anew
 	@$(BIN)/python ci/reference.py --write
 
-pictures: build ## takes the pictures of docs/pictures anew, from real runs (needs tmux)
+pictures: build ## takes the pictures of docs/pictures anew, from real runs (needs tmux and chromium)
 	@$(BIN)/python ci/pictures.py
+	@$(BIN)/python ci/load_pictures.py
 
 soak: test-build ## kills workers at random for a while, then runs the fault tests SOAK_ROUNDS times in a row (50)
 	@$(BIN)/python tests/python/soak.py --rounds $(SOAK_ROUNDS)

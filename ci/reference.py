@@ -35,6 +35,7 @@ def command_page() -> str:
         ("procession bench", ["help", "bench"]),
         ("procession top", ["help", "top"]),
         ("procession ps", ["help", "ps"]),
+        ("procession load", ["help", "load"]),
     ]:
         parts.append(f"## {title}\n\n```text\n{output_of(*arguments)}\n```\n")
     return "\n".join(parts)

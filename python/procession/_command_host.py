@@ -512,9 +512,12 @@ def _serve(channel: Channel) -> None:
     kind, hello = request
     if kind != "hello" or hello["protocol"] != PROTOCOL_VERSION:
         raise Fatal("version", _version())
+    ((job, settings),) = hello["job"].items()
+    if job == "load":
+        _load(hello, channel, settings)
+        return
     channel.die_with_command(True)
     _task = Task(hello)
-    ((job, settings),) = hello["job"].items()
     if job == "map":
         limits = {"timeout": settings["timeout_seconds"], "memory_limit": settings["memory_limit_bytes"]}
         pool = _make_pool(hello, channel, settings["processes"], **limits)
@@ -525,6 +528,15 @@ def _serve(channel: Channel) -> None:
         channel.die_with_command(False)
         channel.send("ready", "{}")
         _measure(hello, channel, settings["processes"])
+
+
+def _load(hello: dict[str, Any], channel: Channel, settings: dict[str, Any]) -> None:
+    """Runs a function as a virtual user; the part of the package that does so is loaded only here."""
+    try:
+        users = importlib.import_module("procession.load._command")
+    except ImportError as error:
+        raise Fatal("pool", f"this procession cannot run functions as virtual users: {_error_line(error)}") from error
+    users.serve(hello, settings, channel)
 
 
 def _version() -> str:

@@ -23,14 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command_harness import (
+    COMMAND,
+    LIMIT_SECONDS,
+    MARK,
+    REPOSITORY,
+    marked_processes,
+    nobody_left,
+    run,
+    start,
+    violations,
+    wait_for,
+)
 
-# Far beyond what any of these runs takes on a slow machine: reached only by one that hangs.
-LIMIT_SECONDS = 45
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 SCHEMAS = REPOSITORY / "crates" / "procession-cli" / "schema"
-COMMAND = str(Path(sys.executable).with_name("procession"))
-MARK = "PROCESSION_COMMAND_TEST"
 
 FUNCTIONS = '''
 import asyncio, os, pathlib, signal, subprocess, sys, time
@@ -166,53 +172,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     nobody_left(mark)
 
 
-def marked_processes(mark: str) -> list[tuple[int, str]]:
-    """Processes that came from a test, with their command lines."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):
-                if f"{MARK}={mark}".encode() in (entry / "environ").read_bytes():
-                    if (entry / "stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
-                        found.append((int(entry.name), (entry / "cmdline").read_text().replace("\0", " ")[-60:]))
-    return found
-
-
-def nobody_left(mark: str, seconds: float = 5.0) -> None:
-    until = time.monotonic() + seconds
-    while left := marked_processes(mark):
-        if time.monotonic() > until:
-            for pid, _ in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            pytest.fail(f"left behind: {left}")
-        time.sleep(0.02)
-
-
-def run(*arguments: Any, input: str | bytes = b"", **options: Any) -> subprocess.CompletedProcess[str]:
-    if isinstance(input, str):
-        input = input.encode()
-    done = subprocess.run(
-        [COMMAND, *map(os.fspath, arguments)],
-        input=input,
-        capture_output=True,
-        timeout=LIMIT_SECONDS,
-        **options,
-    )
-    decoded = (stream.decode("utf-8") for stream in (done.stdout, done.stderr))
-    return subprocess.CompletedProcess(done.args, done.returncode, *decoded)
-
-
-def start(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    # A test runner in the background may have SIGINT ignored, and the command would rightly inherit that.
-    return subprocess.Popen(
-        [COMMAND, *map(os.fspath, arguments)],
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        **streams,
-    )
-
-
 def json_lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     records = sorted((json.loads(line) for line in done.stdout.splitlines()), key=lambda record: record["index"])
     for record in records:
@@ -226,58 +185,6 @@ def host_pid(mark: str) -> int:
             if "_command_host" in Path(f"/proc/{pid}/cmdline").read_text() and os.getpgid(pid) == pid:
                 return pid
     raise LookupError("no host process")
-
-
-def wait_for(condition: Any, seconds: float = 20.0) -> Any:
-    until = time.monotonic() + seconds
-    while True:
-        with contextlib.suppress(LookupError, OSError):
-            if value := condition():
-                return value
-        assert time.monotonic() < until, "waited in vain"
-        time.sleep(0.02)
-
-
-# --- a validator for as much of JSON Schema as our schemas use ---------------------------------------------------
-
-TYPES: dict[str, Any] = {
-    "object": dict,
-    "array": list,
-    "string": str,
-    "integer": int,
-    "number": (int, float),
-    "null": type(None),
-}
-
-
-def violations(value: Any, schema: dict[str, Any], place: str = "$") -> Iterator[str]:
-    unknown = schema.keys() - {
-        *("$schema", "title", "description", "type", "required", "properties", "additionalProperties"),
-        *("enum", "const", "minimum", "items"),
-    }
-    assert not unknown, f"the validator does not know {unknown}"
-    types = schema.get("type", list(TYPES))
-    if not any(isinstance(value, TYPES[name]) for name in ([types] if isinstance(types, str) else types)):
-        yield f"{place}: {value!r} is not of type {types}"
-    if "enum" in schema and value not in schema["enum"]:
-        yield f"{place}: {value!r} is not one of {schema['enum']}"
-    if "const" in schema and value != schema["const"]:
-        yield f"{place}: {value!r} is not {schema['const']!r}"
-    if "minimum" in schema and value is not None and value < schema["minimum"]:
-        yield f"{place}: {value!r} is below {schema['minimum']}"
-    if isinstance(value, list):
-        for index, element in enumerate(value):
-            yield from violations(element, schema.get("items", {}), f"{place}[{index}]")
-    if isinstance(value, dict):
-        properties = schema.get("properties", {})
-        for name in schema.get("required", []):
-            if name not in value:
-                yield f"{place}: no {name}"
-        for name, element in value.items():
-            if name in properties:
-                yield from violations(element, properties[name], f"{place}.{name}")
-            elif schema.get("additionalProperties") is False:
-                yield f"{place}: {name} is not in the schema"
 
 
 def assert_matches(name: str, value: Any) -> None:

@@ -6,7 +6,10 @@ use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub mod load;
+
 use crate::exit_codes;
+use load::LoadArguments;
 
 /// As many workers as one pool has room for; more processes than this are a slip of the finger anyway.
 pub const MAX_PROCESSES: usize = 2040;
@@ -80,7 +83,23 @@ pub enum Command {
     /// since the pool or the worker began.
     #[command(after_help = PS_EXAMPLES)]
     Ps(PsArguments),
+
+    /// Load a server or a function of yours, and say whether the figures can be trusted
+    ///
+    /// Standard output gets a summary that begins with the verdict: PASS, FAIL (an SLO was broken) or INVALID (the figures
+    /// say more about this machine than about the target), with the reason and the cure. While it runs, there is a live
+    /// view on a terminal, and a line each second on standard error elsewhere. Ctrl-C ends the run, and what was measured
+    /// until then is reported; a second one quits at once.
+    #[command(after_help = LOAD_EXAMPLES, after_long_help = format!("{LOAD_EXAMPLES}\n\n{}", exit_codes::LOAD_TABLE))]
+    Load(Box<LoadArguments>),
 }
+
+const LOAD_EXAMPLES: &str = "\
+Examples:
+  procession load
+  procession load http://127.0.0.1:8080/ -c 64 -z 30s
+  procession load http://127.0.0.1:8080/cart -q 500/s --slo 'p99<200ms' 'errors<0.1%' -o report.html
+  procession load shop.py:buy -u 100 -s 30s:100,2m:100";
 
 const MAP_EXAMPLES: &str = "\
 Examples:

@@ -34,6 +34,12 @@ impl CommandError {
         self
     }
 
+    /// The same error with another exit code.
+    pub fn with_exit_code(mut self, exit_code: i32) -> Self {
+        self.exit_code = exit_code;
+        self
+    }
+
     /// The number the command ends with.
     pub fn exit_code(&self) -> i32 {
         self.exit_code

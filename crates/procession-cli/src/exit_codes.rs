@@ -14,6 +14,13 @@ pub const BROKE_OFF: i32 = 4;
 /// Standard output was closed by its reader (`| head`): 128 + SIGPIPE, as the shell reports it.
 pub const OUTPUT_CLOSED: i32 = 141;
 
+/// A load test could not start or broke off: the system refused something, or a worker could not go on.
+pub const LOAD_BROKE: i32 = 1;
+/// A load test's figures may be believed, and an SLO was broken.
+pub const SLO_BROKEN: i32 = 99;
+/// A load test's figures may not be believed.
+pub const LOAD_INVALID: i32 = 98;
+
 /// The code for a run that a signal ended: 128 + its number, so 130 for Ctrl-C.
 pub const fn interrupted_by(signal_number: i32) -> i32 {
     128 + signal_number
@@ -28,4 +35,15 @@ Exit codes:
   3    could not start: missing file or function, import error, no usable Python, unwritable output
   4    broke off half-way: the Python host process ended, or results could not be written any more
   130  interrupted by Ctrl-C (128 + signal number for other signals)
+  141  standard output was closed by its reader, as in `| head`";
+
+/// The table printed at the end of `procession help load`.
+pub const LOAD_TABLE: &str = "\
+Exit codes:
+  0    PASS: the figures can be trusted, and all SLOs were kept
+  99   FAIL: the figures can be trusted, and an SLO was broken
+  98   INVALID: the figures say more about this machine than about the target
+  2    the command line was not understood, or asks for what is refused
+  1    could not start, or broke off half-way
+  130  interrupted by Ctrl-C (128 + signal number for other signals), after the summary
   141  standard output was closed by its reader, as in `| head`";

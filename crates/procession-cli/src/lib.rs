@@ -18,6 +18,7 @@ mod exit_codes;
 mod files;
 mod host;
 mod inputs;
+mod live;
 mod measure;
 mod output;
 mod record;
@@ -57,6 +58,7 @@ pub fn run(arguments: Vec<OsString>) -> i32 {
         args::Command::Bench(arguments) => commands::bench::run(arguments, default_python),
         args::Command::Top(arguments) => commands::top::run(arguments),
         args::Command::Ps(arguments) => commands::ps::run(arguments),
+        args::Command::Load(arguments) => commands::load::run(arguments, default_python),
     };
     outcome.unwrap_or_else(|error| {
         screen::print_error(&error);

@@ -1,6 +1,8 @@
 //! Ctrl-C, Ctrl-Z and their relatives.
 
 use std::collections::HashSet;
+use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -58,6 +60,66 @@ pub fn watch(group: Group, interrupted: impl Fn(i32) + Send + 'static) -> Result
             }
         }
     })
+}
+
+/// The wishes to end that have come by signal, for a process that must not have a second thread.
+#[derive(Debug)]
+pub struct Wishes {
+    arrivals: Vec<(i32, UnixStream)>,
+    first_seen: Option<Instant>,
+}
+
+impl Wishes {
+    /// Watches for SIGINT, SIGTERM and SIGHUP from now to the end of the process; those that the starter of this process had
+    /// ignored stay ignored.
+    ///
+    /// # Errors
+    ///
+    /// When the handlers cannot be installed.
+    pub fn watch() -> Result<Self, CommandError> {
+        let ignored = ignored_signals();
+        let mut arrivals = Vec::new();
+        for signal in [SIGINT, SIGTERM, SIGHUP]
+            .into_iter()
+            .filter(|signal| !ignored.contains(signal))
+        {
+            let register = || {
+                let (read, write) = UnixStream::pair()?;
+                read.set_nonblocking(true)?;
+                write.set_nonblocking(true)?;
+                signal_hook::low_level::pipe::register(signal, write)?;
+                Ok::<_, std::io::Error>(read)
+            };
+            let read = register().map_err(|error| {
+                CommandError::new(
+                    exit_codes::COULD_NOT_START,
+                    format!("cannot watch for signals: {error}"),
+                )
+            })?;
+            arrivals.push((signal, read));
+        }
+        Ok(Self {
+            arrivals,
+            first_seen: None,
+        })
+    }
+
+    /// The next signal that has come, if one has. One that comes right after the first is the same wish.
+    pub fn next(&mut self) -> Option<i32> {
+        for (signal, arrival) in &mut self.arrivals {
+            let mut byte = [0];
+            while matches!(arrival.read(&mut byte), Ok(1)) {
+                match self.first_seen {
+                    Some(first) if first.elapsed() < SAME_WISH => {}
+                    _ => {
+                        self.first_seen.get_or_insert_with(Instant::now);
+                        return Some(*signal);
+                    }
+                }
+            }
+        }
+        None
+    }
 }
 
 /// The name of a signal, such as `SIGINT`.

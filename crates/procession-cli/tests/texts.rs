@@ -68,6 +68,50 @@ fn help_says_what_each_option_does_and_when_you_want_it() {
     golden("help-bench.txt", &help_of(&["bench"]));
     golden("help-top.txt", &help_of(&["top"]));
     golden("help-ps.txt", &help_of(&["ps"]));
+    golden("help-load.txt", &help_of(&["load"]));
+}
+
+#[test]
+fn fingers_that_come_from_other_load_testers_are_told_what_to_write() {
+    let url = "http://127.0.0.1:1/";
+    let cases: &[&[&str]] = &[
+        &["load", "-t", "12", "-c", "400", "-d", "30s", url],
+        &["load", "-d", "30s", "-c", "10", url],
+        &["load", "-n", "1000", "-z", "10s", url],
+        &["load", "-c", url],
+        &["load", "-c", "0", url],
+        &["load", "-n", "10", "-c", "100", url],
+        &["load", "-c", "5", "-u", "5", url],
+        &["load", "localhost:8080/cart"],
+        &["load", "ftp://127.0.0.1/"],
+        &["load", "ws://127.0.0.1/"],
+        &["load", "tcp://127.0.0.1"],
+        &["load", "-q", "fast", url],
+        &["load", "--arrivals", "poisson", url],
+        &["load", "-s", "30s:100,2m", url],
+        &["load", "-s", "30s:100", "-z", "10s", url],
+        &["load", "--think", "1s", "-q", "10/s", url],
+        &["load", "-H", "Accept", url],
+        &["load", "-d", "@no-such-file", url],
+        &["load", "--slo", "p99<500", "--", url],
+        &["load", "--slo", "p99>500ms", "errors<1%", url],
+        &["load", "--curl", "curl --proxy x http://127.0.0.1/"],
+        &["load", "--send", "PING", url],
+        &["load", "tcp://127.0.0.1:9", "--send", r"\q"],
+        &["load", "--http2", "-c", "1", "--streams", "0", url],
+        &["load", "--cert", "a.pem", url],
+        &["load", "-c", "50", "http://192.0.2.1/"],
+        &["load", "-q", "51/s", "http://shop.example/"],
+        &["load", "-o", "result.yaml", url],
+        &["load", "-o", "no-such-folder/result.json", url],
+        &["load", "--show", "no-such-file.json"],
+        &["load", "--warmup", "10s", url],
+        &["load", "--rat", "10/s", url],
+    ];
+    golden(
+        "load-usage-errors.txt",
+        &cases.iter().map(|case| error_of(case)).collect::<String>(),
+    );
 }
 
 #[test]

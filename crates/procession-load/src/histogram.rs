@@ -43,6 +43,7 @@ pub fn middle_ns(bucket: usize) -> u64 {
 
 /// How often each time occurred. In files: the buckets that are not empty, as pairs of number and count.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Histogram {
     /// Pairs of bucket and count, in the order of the buckets, none of them empty.
     pub buckets: Vec<(u32, u64)>,

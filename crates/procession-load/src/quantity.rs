@@ -134,6 +134,22 @@ pub enum Stages {
     Rate(Vec<RateStage>),
 }
 
+impl std::fmt::Display for Stages {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let texts: Vec<String> = match self {
+            Self::Users(stages) => stages
+                .iter()
+                .map(|stage| format!("{}s:{}", stage.duration.as_secs_f64(), stage.users))
+                .collect(),
+            Self::Rate(stages) => stages
+                .iter()
+                .map(|stage| format!("{}s:{}/s", stage.duration.as_secs_f64(), stage.per_second))
+                .collect(),
+        };
+        f.write_str(&texts.join(","))
+    }
+}
+
 /// Stages, such as `30s:100,2m:500`: within 30 s to 100 users, then within 2 min to 500. With `/s` or `/m` behind the
 /// numbers (`30s:100/s,2m:500/s`) they are stages of a rate. A stage of no length is a jump: `0s:50,30s:50`.
 ///
@@ -211,6 +227,9 @@ mod tests {
             panic!()
         };
         assert_eq!((found[0].per_second, found[1].per_second), (50.0, 0.0));
+        for text in ["30s:100,120s:500", "0s:50/s,60s:0.5/s"] {
+            assert_eq!(stages(text).unwrap().to_string(), text);
+        }
     }
 
     #[test]

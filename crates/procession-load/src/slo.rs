@@ -37,6 +37,8 @@ use crate::result::{Latency, LatencySummary, RunResult, SloResult};
 /// # Ok::<(), procession_load::SloError>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(with = "String"))]
 #[serde(into = "String", try_from = "String")]
 pub struct Slo {
     /// Which figure is looked at.

@@ -273,7 +273,7 @@ impl Measuring<'_> {
                     } => {
                         return Err(self.interpreter.fatal(kind, message, traceback, help));
                     }
-                    Report::Result(_) => {}
+                    Report::Result(_) | Report::Progress(_) | Report::Finished(_) => {}
                 },
                 Ok(Event::Host(_, HostEvent::Garbled(line))) => return Err(host::garbled(&line)),
                 Ok(Event::Host(_, HostEvent::Exited(exit))) if is_ready => {

@@ -1,6 +1,7 @@
 //! The subcommands, one file each, named as typed.
 
 pub mod bench;
+pub mod load;
 pub mod map;
 pub mod ps;
 pub mod top;

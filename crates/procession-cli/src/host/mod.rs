@@ -15,7 +15,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{mpsc, Arc};
+use std::sync::{mpsc, Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::args::{FunctionPath, Place, WorkArguments};
 use crate::error::CommandError;
 use crate::exit_codes;
 use crate::screen::Screen;
-use protocol::{FatalKind, Hello, HelloPlace, Job, Report, Request, PROTOCOL_VERSION};
+use protocol::{FatalKind, Hello, HelloPlace, Job, LoadJob, Report, Request, PROTOCOL_VERSION};
 
 const BOOTSTRAP: &str = include_str!("bootstrap.py");
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -34,6 +34,8 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const LEFTOVER_GRACE: Duration = Duration::from_millis(300);
 /// How long reports and prints of a host that has ended are waited for, should somebody unreachable hold its pipes.
 const DRAIN_LIMIT: Duration = Duration::from_secs(1);
+/// How much of a host's output is kept while there is no place to show it.
+const MOST_HELD_BYTES: usize = 64 * 1024;
 
 /// What comes from a host.
 #[derive(Debug)]
@@ -185,16 +187,34 @@ impl Interpreter {
     }
 }
 
+/// The first line to a host that runs a load test.
+pub fn hello_for_load(place: &Place, function: Option<&str>, job: LoadJob) -> Hello {
+    Hello {
+        protocol: PROTOCOL_VERSION,
+        version: VERSION,
+        place: hello_place(place),
+        function: function.unwrap_or_default().to_owned(),
+        json: false,
+        star: false,
+        start_method: None,
+        job: Job::Load(Box::new(job)),
+    }
+}
+
+fn hello_place(place: &Place) -> HelloPlace {
+    match place {
+        Place::File(path) => HelloPlace::File(path.clone()),
+        Place::Module(name) => HelloPlace::Module(name.clone()),
+    }
+}
+
 /// The first line to a host for this job.
 pub fn hello(work: &WorkArguments, json: bool, job: Job) -> Hello {
     let FunctionPath { place, function } = &work.function;
     Hello {
         protocol: PROTOCOL_VERSION,
         version: VERSION,
-        place: match place {
-            Place::File(path) => HelloPlace::File(path.clone()),
-            Place::Module(name) => HelloPlace::Module(name.clone()),
-        },
+        place: hello_place(place),
         function: function.clone(),
         json,
         star: work.star,
@@ -224,6 +244,26 @@ pub enum Prints {
     ToStandardError,
     /// The same, in whole lines above the progress bar, so that neither garbles the other.
     AboveBar(Screen),
+    /// Kept until somebody shows them: something else has the whole terminal.
+    Held(HeldPrints),
+}
+
+/// The latest output of a host, up to a limit.
+#[derive(Debug, Clone, Default)]
+pub struct HeldPrints(Arc<Mutex<Vec<u8>>>);
+
+impl HeldPrints {
+    fn hold(&self, lines: &[u8]) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.extend_from_slice(lines);
+        let surplus = held.len().saturating_sub(MOST_HELD_BYTES);
+        held.drain(..surplus);
+    }
+
+    /// Takes what is there.
+    pub fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A running host.
@@ -272,12 +312,22 @@ impl Host {
         let (drained, all_read) = mpsc::channel::<()>();
         match &prints {
             Prints::ToStandardError => command.stdout(io::stderr()).stderr(Stdio::inherit()),
-            Prints::AboveBar(screen) => {
+            Prints::AboveBar(_) | Prints::Held(_) => {
                 let (read, write) = pipe().map_err(no_resources)?;
-                let screen = screen.clone();
+                let show: Box<dyn Fn(&[u8]) + Send> = match &prints {
+                    Prints::Held(held) => {
+                        let held = held.clone();
+                        Box::new(move |lines| held.hold(lines))
+                    }
+                    Prints::AboveBar(screen) => {
+                        let screen = screen.clone();
+                        Box::new(move |lines| screen.print_above_bar(lines))
+                    }
+                    Prints::ToStandardError => unreachable!("that needs no pipe"),
+                };
                 let drained = drained.clone();
                 spawn_thread("prints", move || {
-                    relay(read, &screen);
+                    relay(read, &*show);
                     drop(drained);
                 })?;
                 command
@@ -423,7 +473,7 @@ fn watch(mut child: Child, group: &Group, all_read: &mpsc::Receiver<()>) -> Exit
         .unwrap_or_else(|_| ExitStatus::from_raw(0))
 }
 
-fn relay(pipe: OwnedFd, screen: &Screen) {
+fn relay(pipe: OwnedFd, show: &dyn Fn(&[u8])) {
     let mut pipe = BufReader::new(File::from(pipe));
     let mut lines = Vec::new();
     loop {
@@ -437,7 +487,7 @@ fn relay(pipe: OwnedFd, screen: &Screen) {
                         break;
                     }
                 }
-                screen.print_above_bar(&lines);
+                show(&lines);
             }
         }
     }

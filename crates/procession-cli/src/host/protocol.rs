@@ -1,5 +1,7 @@
 //! The lines that go between this process and the Python host; told in prose in `README.md` beside this file.
 
+use procession_load::result::RunResult;
+use procession_load::Slo;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -22,6 +24,8 @@ pub enum Request {
     },
     /// All items of a measurement are there: run them.
     Measure {},
+    /// End the load test early, in order; said twice, at once.
+    Stop {},
 }
 
 /// The text of an input.
@@ -43,7 +47,7 @@ pub struct Hello {
     pub version: &'static str,
     /// The source file, or the module.
     pub place: HelloPlace,
-    /// Name of the function there.
+    /// Name of the function there; for a load test it may be empty: the file's only scenario.
     pub function: String,
     /// Whether inputs are JSON.
     pub json: bool,
@@ -83,6 +87,44 @@ pub enum Job {
         /// Size of the pool, or none for a plain loop in the host itself.
         processes: Option<usize>,
     },
+    /// Run the function as a virtual user.
+    Load(Box<LoadJob>),
+}
+
+/// What the command line says about a load test, as the arguments of Python's `procession.load()`. What it does not say is
+/// left to the function's own defaults.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LoadJob {
+    /// How many users; at a rate, at most.
+    pub users: Option<u32>,
+    /// Iterations per second.
+    pub rate: Option<f64>,
+    /// `constant` or `poisson`.
+    pub arrivals: Option<&'static str>,
+    /// Such as `30s:100,120s:500`.
+    pub stages: Option<String>,
+    /// The shortest and the longest time that a user waits between two iterations.
+    pub think_seconds: Option<(f64, f64)>,
+    /// How long new iterations begin.
+    pub duration: Option<f64>,
+    /// How many iterations at most.
+    pub iterations: Option<u64>,
+    /// What does not count at the beginning, in seconds.
+    pub warmup: Option<f64>,
+    /// The limit for each request, in seconds.
+    pub timeout: Option<f64>,
+    /// How many worker processes.
+    pub processes: Option<usize>,
+    /// `async`, `thread` or `process`.
+    pub vuser: Option<&'static str>,
+    /// What must hold.
+    pub slo: Option<Vec<Slo>>,
+    /// What random choices begin with.
+    pub seed: u64,
+    /// Whether certificates are checked.
+    pub verify: bool,
+    /// Whether the tester has said that targets elsewhere are theirs to test.
+    pub own_target: bool,
 }
 
 /// What the host writes to this process.
@@ -120,6 +162,10 @@ pub enum Report {
         /// How much of that the host's main thread computed or waited for a core (for a pool, without its workers).
         busy_seconds: f64,
     },
+    /// What a load test has come to so far.
+    Progress(Box<RunResult>),
+    /// What it came to.
+    Finished(Box<RunResult>),
 }
 
 /// Why a host ends without having done its job.
@@ -221,6 +267,10 @@ mod tests {
         assert_eq!(
             serde_json::to_string(&Request::Measure {}).unwrap(),
             r#"{"measure":{}}"#
+        );
+        assert_eq!(
+            serde_json::to_string(&Request::Stop {}).unwrap(),
+            r#"{"stop":{}}"#
         );
     }
 

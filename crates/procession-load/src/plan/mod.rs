@@ -29,6 +29,7 @@ use std::time::Duration;
 /// # Ok::<(), procession_load::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Plan {
     /// What is called.
     pub target: Target,
@@ -38,17 +39,21 @@ pub struct Plan {
     pub processes: u32,
     /// How long new requests begin, warm-up included. `None`: until `iterations` are through, or the stages are.
     #[serde(rename = "duration_seconds", with = "seconds::optional")]
+    #[cfg_attr(test, schemars(with = "Option<f64>"))]
     pub duration: Option<Duration>,
     /// At most so many requests (of a scenario: iterations) begin, over all processes.
     pub iterations: Option<u64>,
     /// What is sent in this time at the beginning is not part of the result's totals, only of its seconds.
     #[serde(rename = "warmup_seconds", with = "seconds")]
+    #[cfg_attr(test, schemars(with = "f64"))]
     pub warmup: Duration,
     /// A request that takes longer fails. Counted from the moment it is sent, connecting included.
     #[serde(rename = "timeout_seconds", with = "seconds")]
+    #[cfg_attr(test, schemars(with = "f64"))]
     pub timeout: Duration,
     /// How long to wait at the end for what is in flight; what is still unfinished then is counted as censored.
     #[serde(rename = "drain_seconds", with = "seconds")]
+    #[cfg_attr(test, schemars(with = "f64"))]
     pub drain: Duration,
     /// What random choices (Poisson arrivals, weights, think times) begin with: the same seed gives the same schedule.
     pub seed: u64,
@@ -61,6 +66,7 @@ pub struct Plan {
 
 /// Limits that keep a slip of the finger from becoming somebody's outage.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Guards {
     /// Whether the tester has said that a target that is not on this machine is theirs to test.
     pub owns_target: bool,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 /// When requests begin.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Pacing {
     /// The closed model: so many users, each of which begins its next request when its last one is through. A server
@@ -48,6 +49,7 @@ pub enum Pacing {
 
 /// How the requests of a rate are spread over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Arrivals {
     /// At equal distances.
@@ -58,20 +60,25 @@ pub enum Arrivals {
 
 /// How long a user waits between two requests: drawn evenly from this range, or not at all if both are zero.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Think {
     /// The shortest.
     #[serde(rename = "least_seconds", with = "seconds")]
+    #[cfg_attr(test, schemars(with = "f64"))]
     pub least: Duration,
     /// The longest.
     #[serde(rename = "most_seconds", with = "seconds")]
+    #[cfg_attr(test, schemars(with = "f64"))]
     pub most: Duration,
 }
 
 /// One stage of [`Pacing::UserStages`]: the number of users goes evenly to `users` within `duration`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UserStage {
     /// How long it takes.
     #[serde(rename = "duration_seconds", with = "seconds")]
+    #[cfg_attr(test, schemars(with = "f64"))]
     pub duration: Duration,
     /// How many there are at its end.
     pub users: u32,
@@ -79,9 +86,11 @@ pub struct UserStage {
 
 /// One stage of [`Pacing::RateStages`]: the rate goes evenly to `per_second` within `duration`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RateStage {
     /// How long it takes.
     #[serde(rename = "duration_seconds", with = "seconds")]
+    #[cfg_attr(test, schemars(with = "f64"))]
     pub duration: Duration,
     /// What it is at its end.
     pub per_second: f64,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 /// What is called.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Target {
     /// A URL, or several of them.
@@ -22,6 +23,7 @@ pub enum Target {
 
 /// Requests over HTTP, and how to get them to the server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HttpTarget {
     /// One of them each time, by their weights.
     pub requests: Vec<HttpRequest>,
@@ -47,6 +49,7 @@ pub struct HttpTarget {
 
 /// One kind of request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct HttpRequest {
     /// As the report calls it: method and path if nothing else is said.
     pub name: String,
@@ -64,6 +67,7 @@ pub struct HttpRequest {
 
 /// A header of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Header {
     /// As it is sent.
     pub name: String,
@@ -73,10 +77,13 @@ pub struct Header {
 
 /// Bytes to send: text in files if it is text, a list of numbers otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[cfg_attr(test, schemars(with = "PayloadFile"))]
 #[serde(from = "PayloadFile", into = "PayloadFile")]
 pub struct Payload(pub Vec<u8>);
 
 #[derive(Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(untagged)]
 enum PayloadFile {
     Text(String),
@@ -101,6 +108,7 @@ impl From<PayloadFile> for Payload {
 
 /// Which version of HTTP to speak.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum HttpVersion {
     /// HTTP/1.1.
@@ -112,6 +120,7 @@ pub enum HttpVersion {
 
 /// When host names are looked up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Dns {
     /// Before the test.
@@ -123,6 +132,7 @@ pub enum Dns {
 
 /// How servers prove who they are, and who we are.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TlsOptions {
     /// Takes any certificate.
     pub insecure: bool,
@@ -138,6 +148,7 @@ pub struct TlsOptions {
 
 /// Exchanges over TCP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TcpTarget {
     /// `HOST:PORT`.
     pub address: String,
@@ -151,6 +162,7 @@ pub struct TcpTarget {
 
 /// When an answer is complete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Until {
     /// There is none: a request is through when it is sent.
@@ -165,6 +177,7 @@ pub enum Until {
 
 /// Datagrams over UDP.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UdpTarget {
     /// `HOST:PORT`.
     pub address: String,

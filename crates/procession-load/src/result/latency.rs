@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 
 /// One percentile.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Quantile {
     /// The share of times that are not longer, 0 to 1.
     pub share: f64,
@@ -14,6 +15,7 @@ pub struct Quantile {
 
 /// A distribution of times in the figures that people ask for, in seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LatencySummary {
     /// How many there are, unfinished ones included.
     pub count: u64,

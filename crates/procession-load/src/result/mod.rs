@@ -2,6 +2,8 @@
 
 mod latency;
 mod model;
+#[cfg(test)]
+mod schema;
 mod verdict;
 
 pub use latency::{LatencySummary, Quantile};

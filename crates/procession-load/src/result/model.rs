@@ -12,6 +12,7 @@ pub const SCHEMA_VERSION: u32 = 1;
 /// Times are in seconds unless their name says otherwise. Times of requests count from the first byte that is sent unless it
 /// is said otherwise, and a connection that a request had to wait for is part of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunResult {
     /// Version of this layout.
     pub schema_version: u32,
@@ -50,6 +51,7 @@ pub struct RunResult {
 
 /// How far a run has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RunState {
     /// Workers are being made.
@@ -68,6 +70,7 @@ pub enum RunState {
 
 /// When, where and what was run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RunInfo {
     /// Version of this program.
     pub version: String,
@@ -85,6 +88,7 @@ pub struct RunInfo {
 
 /// The machine that made the load.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Environment {
     /// Its name.
     pub host: String,
@@ -102,6 +106,7 @@ pub struct Environment {
 
 /// All requests together. Only what was due after the warm-up counts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Totals {
     /// How many came to an end, well or not.
     pub requests: u64,
@@ -138,6 +143,7 @@ pub struct Totals {
 /// How long something took. Failures that brought no response (refused, reset …) are counted as errors and not here;
 /// timeouts are here, with the time that had passed; so is what was unfinished at the end.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Latency {
     /// From the moment it was due to the last byte of the response. Without a rate, this is `service`.
     pub response: LatencySummary,
@@ -154,6 +160,7 @@ pub struct Latency {
 
 /// What the time of requests was spent on. Those of connecting count once for each connection.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Phases {
     /// Looking up the name.
     pub dns: LatencySummary,
@@ -169,6 +176,7 @@ pub struct Phases {
 
 /// What a [`StepResult`] is of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StepKind {
     /// A request, which is part of `totals`.
@@ -181,6 +189,7 @@ pub enum StepKind {
 
 /// One kind of request, or one step of a scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StepResult {
     /// As the tester calls it.
     pub name: String,
@@ -200,6 +209,7 @@ pub struct StepResult {
 
 /// What ended in one second (or several: long runs keep fewer, longer stretches). All requests, warm-up included.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Second {
     /// When it began, in whole seconds since the first request.
     pub start: u32,
@@ -230,6 +240,7 @@ impl Second {
 
 /// The ways in which a request can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ErrorKind {
     /// The host's name could not be looked up.
@@ -326,6 +337,7 @@ impl fmt::Display for ErrorKind {
 
 /// How often something went wrong, in one step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ErrorCount {
     /// What.
     pub kind: ErrorKind,
@@ -337,6 +349,7 @@ pub struct ErrorCount {
 
 /// How often the server answered with a status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StatusCount {
     /// Such as 200.
     pub status: u16,
@@ -346,6 +359,7 @@ pub struct StatusCount {
 
 /// One seat of a worker process: the process that has it, and those that had it before.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct WorkerResult {
     /// Counts from 0.
     pub number: u32,
@@ -373,6 +387,7 @@ pub struct WorkerResult {
 
 /// What the kernel says about connections, of which some are looked at now and then.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TcpResult {
     /// How many looks.
     pub samples: u64,
@@ -386,6 +401,7 @@ pub struct TcpResult {
 
 /// Of a test of datagrams.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct UdpResult {
     /// Datagrams sent.
     pub sent: u64,
@@ -403,6 +419,7 @@ pub struct UdpResult {
 
 /// A promise, and whether it was kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SloResult {
     /// As the tester wrote it.
     pub slo: String,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a run ends with.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Verdict {
     /// In a word.
     pub outcome: Outcome,
@@ -16,6 +17,7 @@ pub struct Verdict {
 
 /// A run's verdict in a word.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The figures may be believed, and are what was asked for.
@@ -29,6 +31,7 @@ pub enum Outcome {
 
 /// One reason of a verdict.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Reason {
     /// What was found, such as "workers were short of CPU".
     pub what: String,
@@ -42,6 +45,7 @@ pub struct Reason {
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Check {
     /// What.
     pub what: String,
