@@ -1,6 +1,6 @@
 //! Views of a result: text, HTML, JSON, CSV, JUnit XML and Prometheus text.
 //!
-//! Each is a pure function of [`RunResult`](crate::result::RunResult): it measures nothing, keeps nothing and prints
+//! Each is a pure function of [`RunResult`]: it measures nothing, keeps nothing and prints
 //! nothing, so that a result that was written today can be looked at again tomorrow.
 
 mod csv;
