@@ -384,7 +384,11 @@ fn dump_with<'py>(
     (dumped, (buffers, kept), full)
 }
 
-fn dump_by_name(value: &Bound<'_, PyAny>, encoder: &mut Encoder, keeping: bool) -> Result<Dumped, EncodeError> {
+fn dump_by_name(
+    value: &Bound<'_, PyAny>,
+    encoder: &mut Encoder,
+    keeping: bool,
+) -> Result<Dumped, EncodeError> {
     let py = value.py();
     // Pickling runs user code, which may come back here: the machine is nobody else's meanwhile.
     let mut machine = match IDLE.with(py, Vec::pop) {
