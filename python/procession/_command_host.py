@@ -327,14 +327,13 @@ class Channel:
             fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~os.O_ASYNC)
 
 
-def _make_pool(hello: dict[str, Any], channel: Channel, processes: int, timeout_seconds: float | None) -> Any:
+def _make_pool(hello: dict[str, Any], channel: Channel, processes: int, **options: Any) -> Any:
     """A pool whose workers know the task."""
     context = procession.get_context(hello["start_method"])
     if context.get_start_method() == "fork":
         arguments: tuple[Any, ...] = (None, channel.descriptors)
     else:
         arguments = (hello, ())
-    options = {} if timeout_seconds is None else {"timeout": timeout_seconds}
     try:
         return context.Pool(processes, _start_worker, arguments, **options)
     except Exception as error:
@@ -418,6 +417,8 @@ class MapHost:
             exitcode = details["exitcode"] = error.exitcode
             if exitcode is not None and exitcode < 0:
                 details["signal"] = _signal_name(-exitcode)
+        elif isinstance(error, procession.MemoryLimitExceeded):
+            report["status"] = "died"
         elif isinstance(error, procession.WorkerInitError):
             # The same for every item: the worker cannot be made, so neither can the run.
             fatal = Fatal("pool", f"no worker could start: {_error_line(error)}", None, printable(str(error)))
@@ -475,7 +476,7 @@ def _measure(hello: dict[str, Any], channel: Channel, processes: int | None) -> 
             for arguments in inputs:
                 call(*arguments)
         else:
-            pool = _make_pool(hello, channel, processes, None)
+            pool = _make_pool(hello, channel, processes)
             pool.map(_call_function, inputs)
         seconds = time.perf_counter() - started
     except Fatal:
@@ -515,7 +516,8 @@ def _serve(channel: Channel) -> None:
     _task = Task(hello)
     ((job, settings),) = hello["job"].items()
     if job == "map":
-        pool = _make_pool(hello, channel, settings["processes"], settings["timeout_seconds"])
+        limits = {"timeout": settings["timeout_seconds"], "memory_limit": settings["memory_limit_bytes"]}
+        pool = _make_pool(hello, channel, settings["processes"], **limits)
         channel.die_with_command(False)
         channel.send("ready", "{}")
         MapHost(channel, pool, hello["function"], command_pid).run()

@@ -95,6 +95,18 @@ def later_first(text):
     time.sleep(0.3 if text == "0" else 0)
     return text
 
+def hoards(text):
+    kept = []
+    while text == "hoard":
+        kept.append(b"x" * (1 << 20))
+        time.sleep(0.001)
+    return text
+
+def until_gate(text):
+    while int(text) >= 20 and not os.path.exists("gate"):
+        time.sleep(0.01)
+    return text
+
 def second_time(path):
     """Fails until it was called twice with this path."""
     with open(path, "a") as file:
@@ -510,6 +522,56 @@ def test_retries_give_a_failed_item_another_chance(folder: Path) -> None:
     (record,) = json_lines(again)
     assert (record["status"], record["result"], record["attempts"]) == ("ok", "now", 2)
     assert again.returncode == 0 and "1 retry" in again.stderr
+
+
+def test_retries_wait_longer_each_time(folder: Path) -> None:
+    started = time.monotonic()
+    done = run("map", "work.py:no_threes", "3", "4", "--retries", "2", "--retry-delay", "0.2", "--jsonl")
+    assert time.monotonic() - started >= 0.2 + 0.4
+    assert {record["input"]: record["attempts"] for record in json_lines(done)} == {"3": 3, "4": 1}
+
+
+def test_a_task_that_takes_too_much_memory_is_the_only_one_that_dies(folder: Path) -> None:
+    done = run("map", "work.py:hoards", "a", "hoard", "b", "--memory-limit", "100M", "--jsonl")
+    records = {record["input"]: record for record in json_lines(done)}
+    assert (records["a"]["result"], records["b"]["result"]) == ("a", "b")
+    assert records["hoard"]["status"] == "died"
+    assert records["hoard"]["error"]["type"] == "MemoryLimitExceeded"
+    assert "100 MiB" in records["hoard"]["error"]["message"] and "hoards('hoard')" in done.stderr
+    wrong = run("map", "work.py:hoards", "a", "--memory-limit", "lots")
+    assert wrong.returncode == 2 and "such as 500M" in wrong.stderr
+
+
+def test_an_interrupted_run_is_resumed(folder: Path) -> None:
+    report = folder / "report.jsonl"
+    gate = folder / "gate"
+    inputs = "".join(f"{i}\n" for i in range(40))
+    command = ("map", "work.py:until_gate", "-", "--resume", report, "-p", "2")
+    process = start(*command, stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write(inputs.encode())
+    process.stdin.close()
+    wait_for(lambda: report.exists() and report.read_text().count("\n") >= 20)
+    process.kill()
+    process.wait()
+    # A run that is killed may leave half a line.
+    with report.open("a") as file:
+        file.write('{"index":39,"inp')
+    first = [line for line in report.read_text().splitlines() if line.endswith("}")]
+    other = run(*command, input=inputs.replace("3\n", "x\n"))
+    assert other.returncode == 4 and "was another one then" in other.stderr
+    gate.touch()
+    again = run(*command, input=inputs)
+    assert again.returncode == 0, again.stderr
+    assert f"{len(first)} done before" in again.stderr and "40 items done" in again.stderr
+    records = [json.loads(line) for line in report.read_text().splitlines()]
+    assert sorted(record["index"] for record in records if record["status"] == "ok") == list(range(40))
+    assert len(records) == 40
+    once_more = run(*command, input=inputs)
+    assert once_more.returncode == 0 and report.read_text().count("\n") == 40
+    spoilt = folder / "spoilt"
+    spoilt.write_text("no report\n")
+    assert "line 1 is not one that --jsonl writes" in run("map", "work.py:upper", "a", "--resume", spoilt).stderr
 
 
 # --- ends that nobody wanted -------------------------------------------------------------------------------------

@@ -200,12 +200,27 @@ pub struct MapArguments {
     #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
     pub timeout: Option<f64>,
 
+    /// Kill a task that takes more memory than this
+    ///
+    /// In bytes, or with K, M or G: `--memory-limit 500M`. Use it when an input may need more memory than the machine has: the process
+    /// of that one task is killed and replaced, the item is reported as died, and all others go on. What counts is
+    /// memory that the process has taken itself.
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory_limit: Option<u64>,
+
     /// Try an item again when it failed, died or timed out
     ///
-    /// Up to this many times, at once. Use it for work that fails by chance, such as requests: `--retries 2` gives each
+    /// Up to this many times, at once or after `--retry-delay`. Use it for work that fails by chance, such as requests: `--retries 2` gives each
     /// item three attempts.
     #[arg(short, long, value_name = "N", default_value_t = 0, value_parser = retries)]
     pub retries: u32,
+
+    /// Wait so long before an item is tried again
+    ///
+    /// In seconds; twice as long before each further attempt, up to a minute. Use it when what failed needs time to recover:
+    /// `--retries 5 --retry-delay 0.5`. Other items are worked on meanwhile.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub retry_delay: Option<f64>,
 
     /// Write results in the order of the inputs
     ///
@@ -228,6 +243,14 @@ pub struct MapArguments {
     /// mistake in its name shows at once, and emptied when the function is loaded: `--output counts.txt`.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+
+    /// Go on with an interrupted run, whose results are in this file
+    ///
+    /// Give the same inputs as then. Items that the file says were done are not run again; all others are, and
+    /// their results are added to it, one JSON object per item as with `--jsonl`. Without the file everything is run, so the same command can be
+    /// repeated until all is done: `--resume report.jsonl`.
+    #[arg(long, value_name = "FILE", conflicts_with = "output")]
+    pub resume: Option<PathBuf>,
 
     /// How many failures the summary lists
     ///
@@ -439,6 +462,24 @@ fn retries(text: &str) -> Result<u32, String> {
         .map_err(|_| "expected a whole number of at least 0".to_owned())
 }
 
+fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || "expected a number of bytes, such as 500M or 2G".to_owned();
+    let text = text.trim().trim_end_matches(['b', 'B']).trim_end_matches('i');
+    let (number, shift) = match text.char_indices().last() {
+        Some((at, unit)) if unit.is_ascii_alphabetic() => {
+            let shift = "KMGT".find(unit.to_ascii_uppercase()).ok_or_else(wrong)?;
+            (&text[..at], 10 * (shift + 1))
+        }
+        _ => (text, 0),
+    };
+    let amount = number.trim().parse::<f64>().map_err(|_| wrong())? * (1_u64 << shift) as f64;
+    if (1.0..9e18).contains(&amount) {
+        Ok(amount as u64)
+    } else {
+        Err(wrong())
+    }
+}
+
 fn rounds(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(count) if count >= 1 => Ok(count),
@@ -512,6 +553,23 @@ mod tests {
             );
         }
         assert_eq!(map(&["f.py:f", "-p", "2040", "x"]).processes, Some(MAX_PROCESSES));
+    }
+
+    #[test]
+    fn memory_is_told_in_bytes_or_with_a_unit() {
+        for (text, expected) in [
+            ("1", 1),
+            ("4096", 4096),
+            ("500M", 500 << 20),
+            ("1.5GiB", 3 << 29),
+            ("2k", 2048),
+            ("7 kB", 7168),
+        ] {
+            assert_eq!(bytes(text), Ok(expected), "{text}");
+        }
+        for text in ["", "0", "-1", "M", "1X", "nan", "1e30G", "B"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
     }
 
     #[test]

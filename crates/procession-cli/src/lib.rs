@@ -21,6 +21,7 @@ mod inputs;
 mod measure;
 mod output;
 mod record;
+mod resume;
 mod screen;
 mod signals;
 mod summary;

@@ -22,6 +22,8 @@ pub struct Target {
     file: File,
     /// The option and the path, for messages; none for standard output.
     option: Option<(&'static str, PathBuf)>,
+    /// What is in it stays.
+    keeps: bool,
 }
 
 impl Target {
@@ -42,7 +44,11 @@ impl Target {
                 )
                 .with_help("write to a file with --output FILE")
             })?;
-        Ok(Self { file, option: None })
+        Ok(Self {
+            file,
+            option: None,
+            keeps: false,
+        })
     }
 
     /// The file that this option names, made if it is not there; nothing in it is changed yet.
@@ -66,7 +72,27 @@ impl Target {
         Ok(Self {
             file,
             option: Some((option, path.to_owned())),
+            keeps: false,
         })
+    }
+
+    /// The file that this option names, made if it is not there, to which lines are added behind its first `end` bytes.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn append(option: &'static str, path: &Path, end: u64) -> Result<Self, CommandError> {
+        use std::io::Seek;
+
+        let mut target = Self::open(option, path)?;
+        // Half a line at the end, from a run that was killed, goes.
+        let placed = target
+            .file
+            .set_len(end)
+            .and_then(|()| target.file.seek(io::SeekFrom::Start(end)));
+        placed.map_err(|error| target.failed(&error))?;
+        target.keeps = true;
+        Ok(target)
     }
 
     /// Empties the file, now that there is something to write.
@@ -76,7 +102,7 @@ impl Target {
     /// When that cannot be done.
     pub fn empty(&self) -> Result<(), CommandError> {
         let is_plain_file = self.file.metadata().is_ok_and(|metadata| metadata.is_file());
-        if self.option.is_none() || !is_plain_file {
+        if self.option.is_none() || self.keeps || !is_plain_file {
             return Ok(());
         }
         self.file.set_len(0).map_err(|error| self.failed(&error))

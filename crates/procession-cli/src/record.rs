@@ -53,15 +53,26 @@ enum JsonInput<'a> {
     Json(Box<RawValue>),
 }
 
-impl Outcome<'_> {
-    /// The JSON line; with `json_input` the input stands in it as the JSON it is.
-    pub fn json_line(&self, json_input: bool) -> Vec<u8> {
-        let input = match self.input {
+/// An input as it stands in a JSON line; with `json_input` as the JSON that it is.
+pub fn input_in_json(input: &Payload, json_input: bool) -> String {
+    serde_json::to_string(&JsonInput::of(input, json_input)).expect("plain fields always serialize")
+}
+
+impl<'a> JsonInput<'a> {
+    fn of(input: &'a Payload, json_input: bool) -> Self {
+        match input {
             // A line end in JSON can only stand between its tokens, where a blank does as well.
             Payload::Text(text) if json_input => RawValue::from_string(text.replace(['\n', '\r'], " "))
                 .map_or_else(|_| JsonInput::Text(text.into()), JsonInput::Json),
             other => JsonInput::Text(other.text()),
-        };
+        }
+    }
+}
+
+impl Outcome<'_> {
+    /// The JSON line; with `json_input` the input stands in it as the JSON it is.
+    pub fn json_line(&self, json_input: bool) -> Vec<u8> {
+        let input = JsonInput::of(self.input, json_input);
         let line = JsonLine {
             index: self.index,
             input,

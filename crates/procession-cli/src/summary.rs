@@ -21,6 +21,8 @@ pub struct Tally {
     pub timed_out: u64,
     /// Items that could not be read.
     pub bad_input: u64,
+    /// Items that a former run had done; they count as done.
+    pub resumed: u64,
     /// Attempts beyond the first.
     pub retries: u64,
     /// Sum over all attempts whose time is known.
@@ -119,6 +121,7 @@ impl Summary<'_> {
             red.apply_to(format!("{} {what}", units::grouped(count)))
                 .to_string()
         })
+        .chain((tally.resumed > 0).then(|| format!("{} done before", units::grouped(tally.resumed))))
         .chain((tally.retries > 0).then(|| units::counted(tally.retries, "retry")))
         .collect();
         if !parts.is_empty() {
@@ -264,6 +267,7 @@ mod tests {
             died: 1,
             timed_out: 1,
             bad_input: 1,
+            resumed: 0,
             retries: 1,
             task_seconds: 3.0,
             failures: vec![

@@ -18,7 +18,7 @@ pub use error::{Error, Result};
 pub use options::{cpu_count, Knob, PoolOptions, StartMethod};
 pub use os::process::ExitStatus;
 pub use pool::{
-    Array, AsyncResult, Bytes, Imap, MapResult, Plain, Pool, PoolBuilder, WorkerInfo, WorkerState,
+    Array, AsyncResult, Bytes, Calls, Imap, MapResult, Plain, Pool, PoolBuilder, WorkerInfo, WorkerState,
 };
 pub use process::{active_children, current, fork, fork_despite_threads, Fork, Process, State};
 

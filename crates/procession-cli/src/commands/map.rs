@@ -10,7 +10,8 @@
 //! in the [`Window`] from before it is read until its line is written: that bounds the memory, and a slow reader of
 //! the output slows the reading of the input.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::ffi::OsStr;
 use std::io::{self, Write};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -26,6 +27,7 @@ use crate::host::{self, Group, Host, HostEvent, HostExit, Interpreter, Prints};
 use crate::inputs::{Form, Payload, Source};
 use crate::output::{self, Line, OutputEvent, Target};
 use crate::record::Outcome;
+use crate::resume::Former;
 use crate::screen::{self, Screen};
 use crate::signals;
 use crate::summary::{self, Failure, Summary, Tally};
@@ -43,14 +45,21 @@ const ORDERLY_END: Duration = Duration::from_secs(10);
 /// The same when the run was cut short, and for the results already there to be written.
 const HASTY_END: Duration = Duration::from_secs(2);
 
+/// The longest pause before a further attempt, unless a longer one was asked for.
+const MOST_DELAY_SECONDS: f64 = 60.0;
+
 /// Runs `procession map`.
 pub fn run(arguments: &MapArguments, default_python: Option<&OsStr>) -> Result<i32, CommandError> {
     let started = Instant::now();
     let work = &arguments.work;
     let source = Source::new(work, None)?;
-    let target = match &arguments.output {
-        Some(path) => Target::open("--output", path)?,
-        None => Target::standard_output()?,
+    let (target, former) = match (&arguments.output, &arguments.resume) {
+        (_, Some(path)) => {
+            let former = Former::read(path)?;
+            (Target::append("--resume", path, former.end())?, Some(former))
+        }
+        (Some(path), None) => (Target::open("--output", path)?, None),
+        (None, None) => (Target::standard_output()?, None),
     };
     let processes = arguments.processes.unwrap_or_else(usable_cores);
     let interpreter = Interpreter::choose(
@@ -73,6 +82,7 @@ pub fn run(arguments: &MapArguments, default_python: Option<&OsStr>) -> Result<i
         Job::Map {
             processes,
             timeout_seconds: arguments.timeout,
+            memory_limit_bytes: arguments.memory_limit,
         },
     );
     let prints = if screen.has_bar() {
@@ -135,6 +145,8 @@ pub fn run(arguments: &MapArguments, default_python: Option<&OsStr>) -> Result<i
         window,
         screen,
         waiting: HashMap::new(),
+        delayed: BinaryHeap::new(),
+        former,
         tally: Tally::default(),
         inputs_ended: false,
         cut: None,
@@ -179,6 +191,9 @@ struct Run<'a> {
     window: Arc<Window>,
     screen: Screen,
     waiting: HashMap<u64, Waiting>,
+    /// Items that wait for their next attempt, and until when; they are in `waiting`, too.
+    delayed: BinaryHeap<Reverse<(Instant, u64)>>,
+    former: Option<Former>,
     tally: Tally,
     inputs_ended: bool,
     cut: Option<Cut>,
@@ -263,8 +278,31 @@ impl Run<'_> {
     /// Handles events until all items are over or the run is cut short.
     fn until_done(&mut self) {
         while self.cut.is_none() && !(self.inputs_ended && self.waiting.is_empty()) {
-            let Ok(event) = self.queue.recv() else { return };
-            self.handle(event);
+            let event = match self.delayed.peek() {
+                None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(Reverse((due, _))) => self
+                    .queue
+                    .recv_timeout(due.saturating_duration_since(Instant::now())),
+            };
+            match event {
+                Ok(event) => self.handle(event),
+                Err(RecvTimeoutError::Timeout) => self.send_delayed(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Sends the items again whose pause is over.
+    fn send_delayed(&mut self) {
+        let now = Instant::now();
+        while let Some(&Reverse((due, index))) = self.delayed.peek() {
+            if due > now {
+                return;
+            }
+            self.delayed.pop();
+            if let Some(input) = self.waiting.get(&index).and_then(|item| item.input.for_host()) {
+                self.host.send(Request::Item { index, input });
+            }
         }
     }
 
@@ -340,6 +378,22 @@ impl Run<'_> {
         if self.cut.is_some() {
             return;
         }
+        if let Some(former) = &self.former {
+            match former.was_done(index, &input, self.arguments.work.json) {
+                Some(true) => return self.skip_item(index, &input),
+                Some(false) => {
+                    let error = CommandError::new(
+                        exit_codes::BROKE_OFF,
+                        format!(
+                            "the inputs are not those of the former run: item {index} was another one then"
+                        ),
+                    );
+                    let help = "give the same inputs in the same order, or another file to --resume";
+                    return self.cut(Cut::Error(error.with_help(help)));
+                }
+                None => {}
+            }
+        }
         if let Some(for_host) = input.for_host() {
             self.host.send(Request::Item {
                 index,
@@ -383,12 +437,20 @@ impl Run<'_> {
         self.tally.task_seconds += report.seconds.unwrap_or(0.0);
         if report.status != Status::Ok && item.attempts <= self.arguments.retries && self.cut.is_none() {
             if let Some(input) = item.input.for_host() {
-                item.attempts += 1;
                 self.tally.retries += 1;
-                self.host.send(Request::Item {
-                    index: report.index,
-                    input,
-                });
+                match self.arguments.retry_delay {
+                    None => self.host.send(Request::Item {
+                        index: report.index,
+                        input,
+                    }),
+                    Some(seconds) => {
+                        let pause = seconds * 2_f64.powi(item.attempts.min(64) as i32 - 1);
+                        let due = Instant::now()
+                            + Duration::from_secs_f64(pause.min(MOST_DELAY_SECONDS.max(seconds)));
+                        self.delayed.push(Reverse((due, report.index)));
+                    }
+                }
+                item.attempts += 1;
                 self.waiting.insert(report.index, item);
                 return;
             }
@@ -406,6 +468,20 @@ impl Run<'_> {
         });
     }
 
+    /// Passes over an item that a former run has done.
+    fn skip_item(&mut self, index: u64, input: &Payload) {
+        self.tally.count(Status::Ok);
+        self.tally.resumed += 1;
+        if let Some(lines) = &self.lines {
+            let _ = lines.send(Line {
+                index,
+                text: Vec::new(),
+                held_bytes: input.size_bytes(),
+            });
+        }
+        self.screen.advance(self.tally.finished(), self.tally.not_done());
+    }
+
     fn finish_item(&mut self, outcome: &Outcome<'_>) {
         self.tally.count(outcome.status);
         if let Some(error) = outcome.error {
@@ -417,7 +493,7 @@ impl Run<'_> {
                 });
             }
         }
-        let text = if self.arguments.jsonl {
+        let text = if self.arguments.jsonl || self.former.is_some() {
             outcome.json_line(self.arguments.work.json)
         } else {
             outcome.plain_line()

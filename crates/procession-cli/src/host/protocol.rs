@@ -75,6 +75,8 @@ pub enum Job {
         processes: usize,
         /// Limit for each task.
         timeout_seconds: Option<f64>,
+        /// Limit for the memory of each worker.
+        memory_limit_bytes: Option<u64>,
     },
     /// Take all items, then time them once.
     Measure {

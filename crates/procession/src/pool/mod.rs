@@ -11,5 +11,5 @@ mod typed;
 pub(crate) use typed::begin_if_supervisor;
 
 pub use typed::{
-    Array, AsyncResult, Bytes, Imap, MapResult, Plain, Pool, PoolBuilder, WorkerInfo, WorkerState,
+    Array, AsyncResult, Bytes, Calls, Imap, MapResult, Plain, Pool, PoolBuilder, WorkerInfo, WorkerState,
 };

@@ -997,6 +997,53 @@ fn cancelled_tasks_fail_and_nothing_else_does() {
 }
 
 #[test]
+fn calls_have_limits_and_priorities_of_their_own() {
+    let _alone = alone();
+    let pool = pool(1);
+    let notes = Notes::new();
+    let error = pool
+        .calls()
+        .timeout(Duration::from_millis(50))
+        .unwrap()
+        .apply(|()| sleep_for_ever(), ())
+        .unwrap_err();
+    assert!(
+        error.is_task_timeout() && error.to_string().contains("50ms"),
+        "{error}"
+    );
+    assert!(pool.calls().timeout(Duration::ZERO).unwrap_err().is_bad_option());
+    let blocking = pool.apply_async(|()| sleep_for_ever(), ()).unwrap();
+    wait_until("the worker to be busy", || {
+        pool.workers()
+            .iter()
+            .all(|worker| worker.state == WorkerState::Running)
+    });
+    let note = |(path, text): (String, String)| {
+        writeln!(OpenOptions::new().append(true).open(path).unwrap(), "{text}").unwrap()
+    };
+    let mut results = Vec::new();
+    for (text, priority) in [("last", -1), ("c", 0), ("a", 7), ("d", 0), ("b", 7)] {
+        let calls = pool.calls().priority(priority);
+        results.push(calls.apply_async(note, (notes.path(), text.to_string())).unwrap());
+    }
+    let many = pool.calls().priority(9).map_async(square, 0..100).unwrap();
+    assert!(blocking.cancel());
+    assert_eq!(many.get().unwrap().len(), 100);
+    for result in results {
+        result.get().unwrap();
+    }
+    assert_eq!(notes.lines(), ["a", "b", "c", "d", "last"]);
+    assert_eq!(
+        pool.calls()
+            .imap(square, 0..3)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect::<Vec<_>>(),
+        [0, 1, 4]
+    );
+}
+
+#[test]
 fn a_task_that_takes_too_much_memory_fails_alone() {
     let _alone = alone();
     let pool = builder().processes(2).memory_limit(64 << 20).build().unwrap();

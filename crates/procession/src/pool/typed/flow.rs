@@ -15,6 +15,7 @@ use serde::Serialize;
 
 use super::array::Port;
 use super::call::{encode_argument, NotEncoded, Reading, Scratch};
+use super::calls::Terms;
 use super::frame::Sink;
 use super::function::Function;
 use super::ledger::{Content, Delivery, Ledger, Payload, Task, ARGUMENT_PARTS, MEASURE};
@@ -137,6 +138,7 @@ impl<'a> Flow<'a> {
         arguments: I,
         size: BatchSize,
         most_items: u64,
+        terms: Terms,
     ) -> Result<Self>
     where
         A: Serialize + 'a,
@@ -173,7 +175,7 @@ impl<'a> Flow<'a> {
         let mut ledger = shared.lock();
         ledger.check_open()?;
         let function = ledger.register(function)?;
-        let job = ledger.open_job(function, true, None);
+        let job = ledger.open_job(function, true, None, terms);
         let task = ledger.task_of(job);
         ledger.begin_flow(job);
         drop(ledger);

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use super::calls::Terms;
 use super::frame::Frames;
 use super::function::Function;
 use super::helper::Callback;
@@ -133,6 +134,7 @@ pub(super) enum Content {
 #[derive(Debug)]
 struct Job {
     task: Task,
+    terms: Terms,
     /// Nobody will take what comes back.
     abandoned: bool,
     in_use: bool,
@@ -262,9 +264,9 @@ impl Ledger {
         }
     }
 
-    /// Whether batches wait for a slot.
+    /// Whether batches wait in the caller, for a slot or for those of higher priority.
     pub fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty()
+        !self.backlog.is_empty() || self.dispatcher.has_queue()
     }
 
     // ---- jobs ---------------------------------------------------------------------------------------------------
@@ -304,10 +306,11 @@ impl Ledger {
     }
 
     /// Opens a job.
-    pub fn open_job(&mut self, function: u32, many: bool, callback: Option<Callback>) -> u32 {
+    pub fn open_job(&mut self, function: u32, many: bool, callback: Option<Callback>, terms: Terms) -> u32 {
         self.callbacks_outstanding += usize::from(callback.is_some());
         let job = Job {
             task: Task { function, many },
+            terms,
             abandoned: false,
             in_use: true,
             called: false,
@@ -617,11 +620,13 @@ impl Ledger {
             .note(slot)
             .first_item
             .store(first_item, Ordering::Relaxed);
-        s.timeout_ms.store(self.timeout_ms, Ordering::Relaxed);
+        let terms = self.jobs[record.job as usize].terms;
+        s.timeout_ms
+            .store(terms.timeout_ms.unwrap_or(self.timeout_ms), Ordering::Relaxed);
         s.result_block.store(Block::NONE, Ordering::Relaxed);
         s.result_len.store(0, Ordering::Relaxed);
         s.elapsed_ns.store(0, Ordering::Relaxed);
-        self.dispatcher.publish(slot);
+        self.dispatcher.publish_with_priority(slot, terms.priority);
         true
     }
 

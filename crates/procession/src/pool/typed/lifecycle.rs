@@ -213,6 +213,11 @@ impl Shared {
         cancelled
     }
 
+    /// Has the supervisor look at what has changed.
+    pub fn tell_to_look(&self) {
+        self.tell(order::LOOK);
+    }
+
     fn tell(&self, order: u8) {
         if let Some(lines) = self.waiter.lines() {
             // It may just have died; that is seen by its pidfd.

@@ -4,6 +4,7 @@ mod array;
 mod async_result;
 mod builder;
 mod call;
+mod calls;
 mod flow;
 mod frame;
 mod function;
@@ -27,6 +28,7 @@ use serde::Serialize;
 
 use self::array::Port;
 use self::call::{encode_argument, NotEncoded, Scratch};
+use self::calls::Terms;
 use self::flow::{BatchSize, Flow};
 use self::function::Function;
 use self::helper::Callback;
@@ -42,6 +44,7 @@ pub(crate) use self::start::begin_if_supervisor;
 pub use self::array::{Array, Bytes, Plain};
 pub use self::async_result::AsyncResult;
 pub use self::builder::PoolBuilder;
+pub use self::calls::Calls;
 pub use self::imap::Imap;
 pub use self::map::MapResult;
 
@@ -185,7 +188,7 @@ impl Pool {
         A: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned + 'static,
     {
-        let job = self.submit(Function::of(function), argument, None)?;
+        let job = self.submit(Function::of(function), argument, None, Terms::default())?;
         Ok(AsyncResult::new(self.shared.clone(), job))
     }
 
@@ -209,7 +212,7 @@ impl Pool {
         R: Serialize + DeserializeOwned + Send + 'static,
     {
         let callback = async_result::callback(callback, error_callback);
-        let job = self.submit(Function::of(function), argument, Some(callback))?;
+        let job = self.submit(Function::of(function), argument, Some(callback), Terms::default())?;
         let result = AsyncResult::new(self.shared.clone(), job);
         self.shared.start_helper_if_needed()?;
         Ok(result)
@@ -221,6 +224,7 @@ impl Pool {
         function: Function,
         argument: A,
         callback: Option<Callback>,
+        terms: Terms,
     ) -> Result<u32> {
         self.shared.check_owner()?;
         let shared = &*self.shared;
@@ -264,7 +268,7 @@ impl Pool {
                 return Err(error);
             }
         };
-        let job = ledger.open_job(function, false, callback);
+        let job = ledger.open_job(function, false, callback, terms);
         ledger.submit(job, 0, 1, payload, kind);
         let behind = ledger.has_backlog();
         drop(ledger);
@@ -274,6 +278,11 @@ impl Pool {
             let _ = self.shared.start_helper_if_needed();
         }
         Ok(job)
+    }
+
+    /// Calls with a time limit or a priority of their own.
+    pub fn calls(&self) -> Calls<'_> {
+        Calls::of(self)
     }
 
     /// Cancels everything that is queued or running, as [`AsyncResult::cancel`] does; how many calls that were. The pool goes
@@ -319,7 +328,18 @@ impl Pool {
         I::Item: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        map::collect(self.flow(function, items, BatchSize::adaptive(&self.shared), u64::MAX)?)
+        self.map_on(function, items, Terms::default())
+    }
+
+    fn map_on<F, I, R>(&self, function: F, items: I, terms: Terms) -> Result<Vec<R>>
+    where
+        F: Fn(I::Item) -> R + Copy + Send + 'static,
+        I: IntoIterator,
+        I::Item: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
+        let size = BatchSize::adaptive(&self.shared);
+        map::collect(self.flow(function, items, size, u64::MAX, terms)?)
     }
 
     /// As [`map`](Pool::map), in batches of so many items.
@@ -334,7 +354,8 @@ impl Pool {
         I::Item: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
-        map::collect(self.flow(function, items, fixed(chunk_items), u64::MAX)?)
+        let size = fixed(chunk_items);
+        map::collect(self.flow(function, items, size, u64::MAX, Terms::default())?)
     }
 
     /// As [`map`](Pool::map), and does not wait: all items are read and submitted when this returns.
@@ -349,6 +370,16 @@ impl Pool {
         I::Item: Serialize + DeserializeOwned,
         R: Serialize + DeserializeOwned,
     {
+        self.map_async_on(function, items, Terms::default())
+    }
+
+    fn map_async_on<F, I, R>(&self, function: F, items: I, terms: Terms) -> Result<MapResult<R>>
+    where
+        F: Fn(I::Item) -> R + Copy + Send + 'static,
+        I: IntoIterator,
+        I::Item: Serialize + DeserializeOwned,
+        R: Serialize + DeserializeOwned,
+    {
         let items: Vec<I::Item> = items.into_iter().collect();
         // As many batches as let the workers end at about the same time, without being known how long they take.
         let batches = if self.shared.options.tasks_per_worker.is_some() {
@@ -357,7 +388,7 @@ impl Pool {
             4 * self.shared.options.processes
         };
         let size = fixed(items.len().div_ceil(batches));
-        let result = MapResult::new(self.flow(function, items, size, u64::MAX)?);
+        let result = MapResult::new(self.flow(function, items, size, u64::MAX, terms)?);
         let _ = self.shared.start_helper_if_needed();
         Ok(result)
     }
@@ -386,7 +417,7 @@ impl Pool {
         I::Item: Serialize + DeserializeOwned + 'a,
         R: Serialize + DeserializeOwned,
     {
-        Ok(Imap::new(self.buffered(function, items)?, true))
+        Ok(Imap::new(self.buffered(function, items, Terms::default())?, true))
     }
 
     /// As [`imap`](Pool::imap), with results in the order in which they come.
@@ -402,10 +433,13 @@ impl Pool {
         I::Item: Serialize + DeserializeOwned + 'a,
         R: Serialize + DeserializeOwned,
     {
-        Ok(Imap::new(self.buffered(function, items)?, false))
+        Ok(Imap::new(
+            self.buffered(function, items, Terms::default())?,
+            false,
+        ))
     }
 
-    fn buffered<'a, F, I, R>(&self, function: F, items: I) -> Result<Flow<'a>>
+    fn buffered<'a, F, I, R>(&self, function: F, items: I, terms: Terms) -> Result<Flow<'a>>
     where
         F: Fn(I::Item) -> R + Copy + Send + 'static,
         I: IntoIterator,
@@ -425,10 +459,17 @@ impl Pool {
             }
             fixed => fixed,
         };
-        self.flow(function, items, size, buffer)
+        self.flow(function, items, size, buffer, terms)
     }
 
-    fn flow<'a, F, I, R>(&self, function: F, items: I, size: BatchSize, most_items: u64) -> Result<Flow<'a>>
+    fn flow<'a, F, I, R>(
+        &self,
+        function: F,
+        items: I,
+        size: BatchSize,
+        most_items: u64,
+        terms: Terms,
+    ) -> Result<Flow<'a>>
     where
         F: Fn(I::Item) -> R + Copy + Send + 'static,
         I: IntoIterator,
@@ -442,6 +483,7 @@ impl Pool {
             items.into_iter(),
             size,
             most_items,
+            terms,
         )
     }
 

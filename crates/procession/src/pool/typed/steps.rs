@@ -130,7 +130,9 @@ fn run_worker(shared: &Shared, seat: u32, steps: u64) -> bool {
 fn submit(shared: &Shared, scenario: &Scenario) -> u32 {
     let port = Port::new(shared.channel.clone(), Owner::CALLER);
     let function = shared.lock().register(scenario.function).unwrap();
-    let job = shared.lock().open_job(function, true, None);
+    let job = shared
+        .lock()
+        .open_job(function, true, None, super::calls::Terms::default());
     let mut base = 0;
     for &items in scenario.batches {
         let mut scratch = Scratch::new();
