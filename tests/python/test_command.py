@@ -460,7 +460,8 @@ def test_an_interrupted_run_is_resumed(folder: Path) -> None:
     process.stdin.close()
     wait_for(lambda: report.exists() and report.read_text().count("\n") >= 20)
     process.kill()
-    process.wait()
+    process.stdin = None
+    process.communicate()
     # A run that is killed may leave half a line.
     with report.open("a") as file:
         file.write('{"index":39,"inp')

@@ -36,7 +36,7 @@ const GRACE: Duration = Duration::from_millis(300);
 /// How long the worker of a task that ran too long, took too much or was cancelled has after SIGTERM.
 const TASK_GRACE: Duration = Duration::from_millis(100);
 /// How long a worker may take to write its stack down.
-const STACK_PATIENCE: Duration = Duration::from_millis(20);
+const STACK_PATIENCE: Duration = Duration::from_millis(50);
 /// How much of a stack is kept.
 const MOST_STACK_BYTES: usize = 16 << 10;
 /// How often the workers' memory is looked at, if it is limited and one of them has used half of it, and otherwise.
