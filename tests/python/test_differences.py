@@ -4,10 +4,16 @@ A claim is a row of a table or a point of a list there, known by the words it be
 so does a test that is no more.
 """
 
+import multiprocessing.synchronize
 import pathlib
 import re
+import threading
+import time
 
 import pytest
+from harness import PATIENCE_SECONDS
+
+import procession as mp
 
 TESTS = pathlib.Path(__file__).resolve().parent
 PAGE = TESTS.parents[1] / "docs" / "differences-from-multiprocessing.md"
@@ -23,7 +29,22 @@ CLAIMS = {
     "a callback raises": "test_faults::test_an_error_in_a_callback_is_raised_by_get",
     "an idle worker is killed": "test_faults::test_the_death_of_all_idle_workers_costs_nothing",
     "`terminate()` in a callback": "test_shutdown::test_terminate_may_be_called_by_a_callback",
+    "the owner of a lock": "test_synchronize::test_lock_of_a_killed_process_goes_to_the_next_who_asks",
+    "a process is killed as it waits for a condition": (
+        "test_synchronize::test_condition_outlives_a_killed_waiter_whose_notification_goes_to_the_next"
+    ),
+    "a party is killed": "test_synchronize::test_barrier_breaks_if_a_party_is_killed_in_it_and_can_be_reset",
+    "locks are held and waited for in a circle": "test_synchronize::test_locks_taken_crosswise_raise_in_one_of_the_two",
+    "a process that has put items is joined": "test_queues::test_a_process_is_joined_before_anybody_has_fetched_its_items",
+    "a process is killed right after `put()`": "test_queues::test_items_survive_their_killed_sender",
+    "an item that cannot be pickled is put": (
+        "test_queues::test_the_unpicklable_is_an_error_where_it_is_put_and_nothing_else_is_lost"
+    ),
+    # Connections.
+    "`Pipe(duplex=False)` is a pair of sockets": "test_connections::test_a_one_way_pipe_says_which_end_is_which",
+    "Pickling a connection with plain `pickle`": "test_connections::test_a_connection_does_not_pickle_by_itself",
     # More than there.
+    "`lock.owner_deaths`": "test_synchronize::test_lock_of_a_killed_process_goes_to_the_next_who_asks",
     "`Pool(timeout=seconds)`": "test_faults::test_a_task_that_takes_too_long_is_ended_and_the_others_go_on",
     "`imap(…, buffersize=n)`": "test_pool_semantics::test_buffersize_is_how_far_imap_reads_ahead_of_its_reader",
     "`Process.suspend()`": "test_process::test_suspended_process_stands_still_until_it_is_resumed",
@@ -47,6 +68,13 @@ CLAIMS = {
     "**When the input of `imap` raises": "test_differences::test_items_before_a_failing_one_of_the_input_are_given_out",
     "**A pool needs no `/dev/shm`**": "test_differences::test_a_pool_puts_nothing_into_dev_shm",
     "**Private attributes**": "test_differences::test_private_attributes_are_other_ones",
+    "**Locks and the like have no names**": "test_differences::test_locks_have_no_names_and_classes_of_their_own",
+    "**They may be handed to processes of any start method**": (
+        "test_synchronize::test_objects_of_one_context_may_be_handed_to_a_process_of_another"
+    ),
+    "**`isinstance(lock, multiprocessing": "test_differences::test_locks_have_no_names_and_classes_of_their_own",
+    "**An `Event` that is set and cleared at once**": "test_differences::test_an_event_set_and_cleared_at_once_is_seen",
+    "**A condition has room for 1024": "test_differences::test_a_condition_has_room_for_so_many",
 }
 
 
@@ -176,3 +204,52 @@ def test_private_attributes_are_other_ones(run_python, tmp_path):
         "    print(hasattr(pool, '_cache'), hasattr(pool, '_taskqueue'), pool.map_async(abs, [1])._number_left >= 0)\n"
     )
     assert run_and_print(run_python, tmp_path, source) == "False False True\n"
+
+
+def test_locks_have_no_names_and_classes_of_their_own():
+    lock = mp.Lock()
+    assert lock._semlock.name is None
+    assert lock._semlock is lock
+    assert not isinstance(lock, multiprocessing.synchronize.Lock)
+    assert isinstance(lock, mp.synchronize.Lock)
+
+
+def test_an_event_set_and_cleared_at_once_is_seen():
+    event = mp.Event()
+    seen = []
+    threads = [threading.Thread(target=lambda: seen.append(event.wait(PATIENCE_SECONDS))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    # Nothing tells that a thread waits.
+    time.sleep(0.3)
+    event.set()
+    event.clear()
+    for thread in threads:
+        thread.join()
+    assert seen == [True] * 3
+
+
+def test_a_condition_has_room_for_so_many(run_python, tmp_path):
+    source = (
+        "import threading, time, procession as mp\n"
+        "threading.stack_size(65536)\n"
+        "condition = mp.Condition(mp.Lock())\n"
+        "errors = []\n"
+        "def wait():\n"
+        "    with condition:\n"
+        "        try:\n"
+        "            condition.wait(30)\n"
+        "        except RuntimeError as error:\n"
+        "            errors.append(error)\n"
+        "threads = [threading.Thread(target=wait) for _ in range(1025)]\n"
+        "for thread in threads:\n"
+        "    thread.start()\n"
+        "while not errors:\n"
+        "    time.sleep(0.05)\n"
+        "while any(thread.is_alive() for thread in threads):\n"
+        "    with condition:\n"
+        "        condition.notify_all()\n"
+        "    time.sleep(0.05)\n"
+        "print(len(errors))\n"
+    )
+    assert run_and_print(run_python, tmp_path, source) == "1\n"
