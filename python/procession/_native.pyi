@@ -325,6 +325,7 @@ class ProcessWait:
     def end(self) -> None: ...
 
 def wait_for_process(pid: int) -> ProcessWait | None: ...
+
 # What a connection written in Python needs of the engine.
 class ConnectionBase:
     _handle: int | None
