@@ -111,6 +111,10 @@ def _ms(key: str, title: str, ratio: float | None) -> Figure:
     return Figure(key, title, "ms", reach=None if ratio is None else Reach(ratio=ratio))
 
 
+def _us(key: str, title: str, ratio: float) -> Figure:
+    return Figure(key, title, "µs", reach=Reach(ratio=ratio))
+
+
 def _start_figures(what: str, ratio: float) -> tuple[Figure, ...]:
     return (
         _ms("again", what, ratio),
@@ -401,6 +405,48 @@ ROWS: tuple[Row, ...] = (
         FORK,
         {"n": 500, "n_map": 2_000, "budget_seconds": 1.0},
         {"n": 200, "n_map": 500, "budget_seconds": 0.2},
+    ),
+    Row(
+        "queue-streams",
+        "Items through a `Queue`",
+        "queue_streams",
+        (
+            _rates("ints", "`Queue`, one sender, one receiver, small ints", 20),
+            _rates("blobs", "`Queue`, one sender, one receiver, 64 KB `bytes`", 8),
+            _rates("crowd", "`Queue`, four senders, four receivers, small dicts", 5),
+        ),
+        FORK[:2],
+        {"ints": 100_000, "blobs": 4_000, "dicts": 10_000},
+        {"ints": 20_000, "blobs": 1_000, "dicts": 2_000},
+        module="messages",
+    ),
+    Row(
+        "message-round-trips",
+        "Question and answer between two processes, median",
+        "message_round_trips",
+        (
+            _us("queue", "question and answer through two `Queue`s", 10),
+            _us("simple", "question and answer through two `SimpleQueue`s", 10),
+            _us("pipe", "question and answer through a `Pipe`", 3),
+        ),
+        FORK[:2],
+        {"n": 5_000},
+        {"n": 1_000},
+        module="messages",
+    ),
+    Row(
+        "pipe-streams",
+        "Messages through a `Pipe`",
+        "pipe_stream",
+        (
+            _rates("small", "`Pipe`, small ints", 1.5),
+            _rates("blobs", "`Pipe`, 64 KB `bytes`", 1),
+            _rates("large", "`Pipe`, 1 MB `bytes`", 3),
+        ),
+        FORK[:2],
+        {"n": 20_000, "megabytes": 200},
+        {"n": 5_000, "megabytes": 40},
+        module="messages",
     ),
 )
 

@@ -50,6 +50,8 @@ inside shm 'sync|channel|pool|process'
 inside sync 'shm|channel|pool|process'
 inside channel 'pool|process'
 inside process 'pool|channel'
+inside connection 'shm|sync|channel|pool|process|queue'
+inside queue 'channel|pool|process'
 inside watch 'pool|process'
 
 # A dependency is an arrow too, even if no line of code uses it yet.

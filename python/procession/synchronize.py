@@ -175,8 +175,14 @@ class Condition:
 
     def __setstate__(self, state):
         self._lock, self._waiters = state
-        self.acquire = self._lock.acquire
-        self.release = self._lock.release
+
+    def acquire(self, block=True, timeout=None):
+        """Acquires the condition's lock."""
+        return self._lock.acquire(block, timeout)
+
+    def release(self):
+        """Releases the condition's lock."""
+        self._lock.release()
 
     def __enter__(self):
         return self._lock.__enter__()

@@ -3,6 +3,8 @@
 The storm: a random worker is killed every 5 to 30 ms while thousands of small tasks run. Afterwards the books must
 balance: every task has exactly one outcome, no task ran twice, whatever has a result ran once, and no kill cost more
 than one task.
+
+Then senders and receivers of queues are killed at random moments, and no item may be lost that was put, or come twice.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+import queue_storm
 import sync_tasks
 import tasks
 from harness import PATIENCE_SECONDS, Hang, WorkerHunter, assert_pool_is_whole, get, open_pool
@@ -218,10 +221,35 @@ def _run_lock_storms(seconds, start_methods, seed):
     return ok
 
 
+def _run_queue_storms(rounds, start_methods, seed):
+    ok = True
+    for start_method in start_methods:
+        context = mp.get_context(start_method)
+        # Starting takes most of the time; the queue is the same.
+        rounds_here = rounds if start_method == "fork" else rounds // 20
+        for name, kill in (
+            ("senders", queue_storm.kill_senders),
+            ("senders of a bounded one", lambda *a: queue_storm.kill_senders(*a, maxsize=10)),
+            ("receivers", queue_storm.kill_receivers),
+        ):
+            started = time.monotonic()
+            try:
+                kill(context, rounds_here, seed)
+                took = time.monotonic() - started
+                print(f"queue, {start_method}: {name} killed in {rounds_here} rounds, {took:.0f} s", flush=True)
+            except Exception as error:
+                ok = False
+                print(f"queue, {name}, {start_method}, seed {seed}: FAILED: {error!r}", flush=True)
+    return ok
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50, help="how often the fault tests run (default: 50)")
     parser.add_argument("--storm-seconds", type=float, default=20.0, help="length of each storm (default: 20)")
+    parser.add_argument(
+        "--queue-rounds", type=int, default=1000, help="how often users of queues are killed (default: 1000)"
+    )
     parser.add_argument(
         "--seed", type=int, default=None, help="of the storms' random numbers (default: from the clock)"
     )
@@ -234,6 +262,7 @@ def main():
     print(f"{mp.__name__}, Python {sys.version.split()[0]}, seed {seed}", flush=True)
     ok = _run_storms(arguments.storm_seconds, arguments.start_method or START_METHODS, seed)
     ok = _run_lock_storms(arguments.storm_seconds, arguments.start_method or START_METHODS, seed) and ok
+    ok = _run_queue_storms(arguments.queue_rounds, arguments.start_method or START_METHODS, seed) and ok
     ok = _run_fault_tests(arguments.rounds, arguments.options) and ok
     return 0 if ok else 1
 

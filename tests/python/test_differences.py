@@ -40,9 +40,16 @@ CLAIMS = {
     "an item that cannot be pickled is put": (
         "test_queues::test_the_unpicklable_is_an_error_where_it_is_put_and_nothing_else_is_lost"
     ),
-    # Connections.
-    "`Pipe(duplex=False)` is a pair of sockets": "test_connections::test_a_one_way_pipe_says_which_end_is_which",
-    "Pickling a connection with plain `pickle`": "test_connections::test_a_connection_does_not_pickle_by_itself",
+    # Queues and connections.
+    "`put()` pickles": "test_queues::test_the_unpicklable_is_an_error_where_it_is_put_and_nothing_else_is_lost",
+    "An item is there for others": "test_queues::test_a_process_is_joined_before_anybody_has_fetched_its_items",
+    "A process that is killed amid": "test_queues::test_senders_killed_at_random_lose_nothing_that_was_put",
+    "`SimpleQueue.put()` never waits": "test_queues::test_an_unbounded_queue_takes_far_more_than_a_pipe_would",
+    "Without a `maxsize`": "test_queues::test_an_unbounded_queue_takes_far_more_than_a_pipe_would",
+    "A queue may be passed": "test_queues::test_queues_travel_to_processes",
+    "`queue._reader`": "test_queues::test_a_queue_can_be_waited_for_with_other_things",
+    "`Pipe(duplex=False)`": "test_connections::test_a_one_way_pipe_says_which_end_is_which",
+    "Pickling a connection": "test_connections::test_a_connection_does_not_pickle_by_itself",
     # More than there.
     "`lock.owner_deaths`": "test_synchronize::test_lock_of_a_killed_process_goes_to_the_next_who_asks",
     "`Pool(timeout=seconds)`": "test_faults::test_a_task_that_takes_too_long_is_ended_and_the_others_go_on",

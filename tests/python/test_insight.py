@@ -201,7 +201,12 @@ def test_tries_are_told_and_counted_as_progress(tmp_path):
     calls = []
     with open_pool("fork", 1) as pool, pool.events() as events:
         with pytest.raises(ValueError):
-            pool.map(fails_for_threes, [1, 3], retries=2, progress=lambda *state: calls.append(state))
+            pool.map(
+                fails_for_threes,
+                [1, 3],
+                retries=mp.Retry(2, on=ValueError),
+                progress=lambda *state: calls.append(state),
+            )
         assert calls[0] == (0, 2) and calls[-1] == (2, 2)
         told = [e for e in iter(events.next, None) if e.what == "retried"]
         assert [(e.function, e.worker) for e in told] == [("fails_for_threes", "")] * 2

@@ -246,9 +246,9 @@ def test_remote_traceback_and_encoding_error_are_the_stdlibs():
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
-def test_what_a_context_does_not_make_itself_is_of_the_stdlibs_classes(method):
+def test_context_is_one_of_the_stdlibs_and_makes_our_classes(method):
     context = mp.get_context(method)
-    assert type(context.Lock()) is multiprocessing.synchronize.Lock
+    assert type(context.Lock()) is mp.synchronize.Lock
     assert context.Value("i", 3).value == 3
     assert isinstance(context, type(multiprocessing.get_context(method)))
     assert context.get_context() is context

@@ -7,12 +7,12 @@ import multiprocessing.queues
 import os
 import pickle
 import queue
-import random
 import signal
 import threading
 import time
 
 import pytest
+import queue_storm
 from conftest import RunPython
 
 import procession as mp
@@ -322,7 +322,7 @@ def test_ctrl_c_ends_every_wait(run_python: RunPython, wait):
 
 
 def relay(incoming, outgoing):
-    while (item := incoming.get()) is not None:
+    while (item := incoming.get()) != "that is all":
         outgoing.put(item)
     incoming.task_done()
 
@@ -334,7 +334,7 @@ def test_queues_travel_to_processes(context):
     for value in VALUES:
         there.put(value)
         assert back.get() == value
-    there.put(None)
+    there.put("that is all")
     for _ in VALUES:
         there.task_done()
     there.join()
@@ -414,69 +414,12 @@ def test_a_fork_inside_a_fork_has_the_queue_too():
 # --- deaths --------------------------------------------------------------------------------------------------------
 
 
-def send_until_killed(made, sent, which):
-    number = 0
-    while True:
-        made.put((which, number, b"p" * (number % 5 * 12_000)))
-        number += 1
-        sent[which] = number
-
-
-def receive_until_killed(made, got):
-    while True:
-        which, number, padding = made.get()
-        assert len(padding) == number % 5 * 12_000
-        got.put((which, number))
-
-
-def kill_soon(process, generator):
-    time.sleep(generator.uniform(0.0, 0.02))
-    process.kill()
-    process.join()
-
-
 def test_senders_killed_at_random_lose_nothing_that_was_put():
-    context, generator = mp.get_context("fork"), random.Random(5)
-    made = context.Queue()
-    for _round in range(30):
-        sent = context.RawArray("l", 2)
-        senders = [context.Process(target=send_until_killed, args=(made, sent, which)) for which in range(2)]
-        for sender in senders:
-            sender.start()
-        for sender in senders:
-            kill_soon(sender, generator)
-        seen = [0, 0]
-        while True:
-            try:
-                which, number, padding = made.get(timeout=0)
-            except queue.Empty:
-                break
-            assert number == seen[which] and len(padding) == number % 5 * 12_000
-            seen[which] += 1
-        for which in range(2):
-            # One that was in the queue already, but not counted yet.
-            assert sent[which] <= seen[which] <= sent[which] + 1
-        made.put("alive")
-        assert made.get(timeout=10) == "alive"
+    queue_storm.kill_senders(mp.get_context("fork"), rounds=30, seed=5)
 
 
 def test_receivers_killed_at_random_lose_one_item_at_most_and_get_none_twice():
-    context, generator = mp.get_context("fork"), random.Random(6)
-    for _round in range(30):
-        made, got = context.Queue(), context.Queue()
-        for number in range(300):
-            made.put((0, number, b"p" * (number % 5 * 12_000)))
-        receivers = [context.Process(target=receive_until_killed, args=(made, got)) for _ in range(2)]
-        for receiver in receivers:
-            receiver.start()
-        for receiver in receivers:
-            kill_soon(receiver, generator)
-        seen = []
-        for source in (got, made):
-            while not source.empty():
-                seen.append(source.get(timeout=10)[1])
-        assert len(seen) == len(set(seen))
-        assert 300 - len(receivers) <= len(seen) <= 300
+    queue_storm.kill_receivers(mp.get_context("fork"), rounds=30, seed=6)
 
 
 def test_a_receiver_killed_in_its_sleep_costs_nobody_a_wake_up(context):

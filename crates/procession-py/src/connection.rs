@@ -138,15 +138,16 @@ impl ConnectionBase {
     unsafe fn receive_body(&self, py: Python<'_>, to: *mut u8, len: usize) -> PyResult<()> {
         let (fd, kind) = self.source()?;
         let mut body = Body::new(len);
-        // SAFETY: the caller vouches for the destination.
-        if len <= SHORT_BYTES
-            && unsafe { body.proceed(fd, kind, to, false) }.map_err(error)? == Progress::Done
-        {
-            return Ok(());
+        if len <= SHORT_BYTES {
+            // SAFETY: the caller vouches for the destination.
+            let received = unsafe { body.proceed(fd, kind, to, false) };
+            if received.map_err(error)? == Progress::Done {
+                return Ok(());
+            }
         }
         let to = to as usize;
-        // SAFETY: the caller vouches for the destination.
         again(py, || {
+            // SAFETY: the caller vouches for the destination.
             unsafe { body.proceed(fd, kind, to as *mut u8, true) }.map(|_| ())
         })
     }

@@ -185,6 +185,8 @@ fn progress(frame: &mut Frame<'_>, area: Rect, result: &RunResult, wishes: Wishe
     let gauge = LineGauge::default()
         .ratio(share_done(result))
         .label(format!("{label:<24}"))
+        .filled_symbol("━")
+        .unfilled_symbol("─")
         .filled_style(coloured(wishes, RATE))
         .unfilled_style(dim(wishes));
     frame.render_widget(gauge, area);
@@ -395,7 +397,7 @@ fn failures(frame: &mut Frame<'_>, area: Rect, result: &RunResult, wishes: Wishe
 fn seats(frame: &mut Frame<'_>, area: Rect, result: &RunResult, wishes: Wishes) {
     let last = result.seconds.last();
     let title = format!(
-        "workers, {} in flight, {}",
+        "{} in flight, {}",
         last.map_or(0, |second| second.in_flight),
         words::users(&result.info.plan, last.map_or(0, |second| second.users))
     );

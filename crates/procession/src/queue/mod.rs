@@ -316,7 +316,7 @@ impl ByteQueue {
         let held = Self::try_hold(&self.header().put_lock.0).ok_or(PutError::Busy)?;
         self.append(data, blocks, long.block())?;
         drop(held);
-        long.is_put();
+        long.into_queue();
         self.announce_item();
         Ok(())
     }
@@ -349,7 +349,7 @@ impl ByteQueue {
             drop(held);
             match appended {
                 Ok(()) => {
-                    long.is_put();
+                    long.into_queue();
                     self.announce_item();
                     return Ok(true);
                 }
@@ -509,6 +509,10 @@ impl ByteQueue {
             return Err(TakeError::Empty);
         }
         let held = Self::try_hold(&self.header().get_lock.0).ok_or(TakeError::Busy)?;
+        // Others may have been faster.
+        if self.is_empty() {
+            return Err(TakeError::Empty);
+        }
         let received = self.remove(receive)?;
         drop(held);
         self.announce_room();
@@ -733,7 +737,7 @@ impl Long<'_> {
         self.block
     }
 
-    fn is_put(mut self) {
+    fn into_queue(mut self) {
         self.block = None;
     }
 }

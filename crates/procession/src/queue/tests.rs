@@ -260,3 +260,28 @@ fn a_receiver_killed_after_any_step_has_at_most_one_item_in_hand() {
     }
     assert!(all_done);
 }
+
+#[test]
+fn of_several_who_see_the_last_item_one_takes_it() {
+    let queue = ByteQueue::create(None).unwrap();
+    let taken = AtomicU32::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while taken.load(Ordering::Relaxed) < 20_000 {
+                    if queue.try_take(|item| assert_eq!(item.data, b"item")).is_ok() {
+                        taken.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        for _ in 0..20_000 {
+            while queue.len() > 1 {
+                std::hint::spin_loop();
+            }
+            put(&queue, b"item");
+        }
+    });
+    assert_eq!(taken.into_inner(), 20_000);
+    assert!(queue.is_empty());
+}
