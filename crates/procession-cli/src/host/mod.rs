@@ -65,6 +65,9 @@ impl std::fmt::Display for HostExit {
     }
 }
 
+/// What becomes of the lines that the function prints.
+type Show = Box<dyn Fn(&[u8]) + Send>;
+
 /// Which interpreter runs, and who named it.
 #[derive(Debug, Clone)]
 pub struct Interpreter {
@@ -314,7 +317,7 @@ impl Host {
             Prints::ToStandardError => command.stdout(io::stderr()).stderr(Stdio::inherit()),
             Prints::AboveBar(_) | Prints::Held(_) => {
                 let (read, write) = pipe().map_err(no_resources)?;
-                let show: Box<dyn Fn(&[u8]) + Send> = match &prints {
+                let show: Show = match &prints {
                     Prints::Held(held) => {
                         let held = held.clone();
                         Box::new(move |lines| held.hold(lines))
