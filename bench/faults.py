@@ -137,11 +137,19 @@ def task_cell(interpreter: str, contestant: str, fault: str) -> dict[str, Any]:
     if end.get("end") == "unsupported":
         return {"verdict": "n/a", "detail": end.get("detail", "")}
     if "cell" not in found:
-        return {"verdict": "hangs" if not end else "error", "detail": end.get("detail", "no answer at all")}
+        return {
+            "verdict": "hangs" if not end else "error",
+            "detail": _first_words(end.get("detail") or "no answer at all"),
+        }
     cell = {"verdict": found["cell"]["value"], **{k: v for k, v in found["cell"].items() if k != "value"}}
     if found.get("end", {}).get("value") == "its end hangs":
         cell["end_hangs"] = True
     return cell
+
+
+def _first_words(text: str) -> str:
+    # What follows may name places on this machine.
+    return text.split(",")[0].splitlines()[0][:120]
 
 
 def outside_cell(interpreter: str, contestant: str, fault: str) -> dict[str, Any]:

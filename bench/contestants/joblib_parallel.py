@@ -77,7 +77,9 @@ class Joblib(Contestant):
         # All or nothing: when one task fails, the call raises and every result is lost.
         try:
             return self.map(function, items, chunksize=1), [], 0
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             # A broken call leaves its context in a state that the next one would inherit.
             try:
                 self._leave()
