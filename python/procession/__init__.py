@@ -43,6 +43,7 @@ _LAZY_SUBMODULES = frozenset(
         "futures",
         "joblib",
         "heap",
+        "load",
         "managers",
         "pool",
         "popen_fork",

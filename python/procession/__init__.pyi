@@ -19,6 +19,7 @@ from . import (
     futures as futures,
     heap as heap,
     joblib as joblib,
+    load as load,
     managers as managers,
     pool as pool,
     popen_fork as popen_fork,

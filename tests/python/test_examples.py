@@ -233,3 +233,8 @@ def test_work_digests_a_file(work, tmp_path):
 @pytest.mark.parametrize(("number", "factor"), [("2", 2), ("97\n", 97), (100, 5), (2**31 - 1, 2**31 - 1), (49, 7)])
 def test_work_finds_the_largest_prime_factor(work, number, factor):
     assert work.largest_prime_factor(number) == factor
+
+
+def test_the_shop_is_tested_by_customers_that_are_coroutines(run_example):
+    output = run_example("load_shop.py")
+    assert output == "100 customers, 200 requests, 0 failed\nsteps: GET /cart, POST /login, login, shop\n"

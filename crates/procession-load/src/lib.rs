@@ -32,6 +32,7 @@ mod schedule;
 mod seconds;
 pub mod server;
 mod slo;
+pub mod users;
 
 pub use error::{Error, Result};
 pub use record::{Datagram, Recorder, Sample, StepId};

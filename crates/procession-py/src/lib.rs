@@ -10,6 +10,7 @@ mod connection;
 mod fork;
 mod gil;
 mod job;
+mod load;
 mod pickle;
 mod pool;
 mod queue;
@@ -28,6 +29,12 @@ mod _native {
     use super::connection::{stream_pair, ConnectionBase};
     #[pymodule_export]
     use super::fork::{read_stash, report_broken, supervise, usable_cpus};
+    #[pymodule_export]
+    use super::load::{
+        load_report, load_think, parse_duration, parse_rate, parse_stages, plan_defaults, ExpectationFailed,
+        HttpClient, HttpResponse, LoadEngine, LoadProcess, LoadRun, RequestError, SharedCounter, Step,
+        TcpClient, TcpConnection, UdpClient, UdpSocket, User, UserStopped, Wait,
+    };
     #[pymodule_export]
     use super::pickle::pickle_main_by_value;
     #[pymodule_export]

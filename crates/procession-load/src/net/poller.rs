@@ -10,7 +10,7 @@ const BATCH: usize = 256;
 
 /// What a descriptor is ready for.
 #[derive(Debug, Clone, Copy)]
-pub struct Ready(EventFlags);
+pub struct Ready(pub(crate) EventFlags);
 
 impl Ready {
     /// There may be something to read, or the end of it.

@@ -231,6 +231,30 @@ impl Recorder {
         self.count(step, sample, Some(kind));
     }
 
+    /// Counts a request that [`succeeded`](Recorder::succeeded) as failed after all: its scenario has looked at the response
+    /// and did not like it.
+    pub fn rejected(&mut self, step: StepId, sample: &Sample, kind: ErrorKind, text: &str) {
+        self.error(kind, text);
+        let cells = self.cells_of(step);
+        let number = (sample.ended_ns.saturating_sub(self.start_ns) / 1_000_000_000) as u32;
+        let slot = &cells.seconds[(number % SECONDS_KEPT) as usize];
+        if slot.number.load(Ordering::Relaxed) == number + 1 {
+            add32(&slot.errors, 1);
+        }
+        if sample.intended_ns < self.warmup_end_ns {
+            return;
+        }
+        add(&cells.failed, 1);
+        if self.steps[step.0 as usize].0 == StepKind::Request {
+            add(&self.head().failed, 1);
+        }
+    }
+
+    /// Counts bytes that were sent outside of requests.
+    pub fn bytes_sent(&mut self, bytes: u64) {
+        add(&self.head().bytes_sent, bytes);
+    }
+
     /// Counts a step of a scenario, or an iteration, which are not requests and never in flight.
     pub fn ended(&mut self, step: StepId, sample: &Sample, failure: Option<(ErrorKind, &str)>) {
         self.count(step, sample, failure.map(|(kind, _)| kind));

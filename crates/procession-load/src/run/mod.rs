@@ -15,7 +15,7 @@ use crate::raw::tcp::Tcp;
 use crate::raw::udp::Udp;
 use crate::record::{Region, SeatState};
 use crate::result::{RunResult, RunState};
-use crate::{now_ns, Error, Result};
+use crate::{now_ns, Error, Result, Slo};
 use collect::Collector;
 use procession::os::futex;
 use procession::Process;
@@ -371,6 +371,13 @@ impl Run {
     pub fn snapshot(&mut self) -> Result<RunResult> {
         self.tick()?;
         Ok(self.result())
+    }
+
+    /// Promises one thing more, which a scenario has said while it ran. Workers do not need to know.
+    pub fn add_slo(&mut self, slo: Slo) {
+        if !self.plan.slos.contains(&slo) {
+            Arc::make_mut(&mut self.plan).slos.push(slo);
+        }
     }
 
     /// Ends it early: nothing new begins, and what is in flight has a second to end. Called again, it ends at once.

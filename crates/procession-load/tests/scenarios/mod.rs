@@ -1,6 +1,7 @@
 mod http;
 mod protocols;
 mod servers;
+mod users;
 mod workers;
 
 use procession_load::server::Served;
@@ -106,5 +107,14 @@ pub const ALL: &[(&str, fn())] = &[
     (
         "a_unix_socket_takes_the_place_of_an_address",
         protocols::a_unix_socket_takes_the_place_of_an_address,
+    ),
+    ("a_future_is_a_virtual_user", users::a_future_is_a_virtual_user),
+    (
+        "many_users_in_rust_keep_to_a_rate",
+        users::many_users_in_rust_keep_to_a_rate,
+    ),
+    (
+        "a_user_in_rust_is_told_what_it_cannot_do",
+        users::a_user_in_rust_is_told_what_it_cannot_do,
     ),
 ];

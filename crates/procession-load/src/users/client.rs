@@ -1,0 +1,404 @@
+//! Requests of virtual users: from what a function asks for to the bytes that are sent.
+
+use super::engine::Outgoing;
+use crate::http::link::split_address;
+use crate::http::request::{encode, has_header};
+use crate::http::url::Url;
+use crate::net::{Endpoint, Failure};
+use crate::plan::{Header, HttpRequest, Payload};
+use crate::result::ErrorKind;
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+/// So many prepared requests are remembered; functions that make up URLs would fill the memory otherwise.
+const MOST_PREPARED: usize = 4096;
+
+/// What holds for all requests of a run.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
+pub struct ClientOptions {
+    /// What URLs without a host are relative to.
+    pub base_url: Option<String>,
+    /// Sent with every request.
+    pub headers: Vec<(String, String)>,
+}
+
+/// A request as a user's function asks for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ask<'a> {
+    /// Such as `GET`.
+    pub method: &'a str,
+    /// Absolute, or relative to the base URL.
+    pub url: &'a str,
+    /// As the report calls it: method and path if nothing else is said.
+    pub name: Option<&'a str>,
+    /// Beside those that are always sent; they take the place of those of the same name.
+    pub headers: &'a [(String, String)],
+    /// What is sent, and of what type it is if no header says so.
+    pub body: Option<(&'a [u8], &'a str)>,
+}
+
+/// A server that users talk to.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    pub(super) authority: String,
+    host: String,
+    port: u16,
+    tls: bool,
+    endpoint: Option<u32>,
+}
+
+/// What is the same each time that the same thing is asked for.
+#[derive(Debug, Clone)]
+pub(super) struct Prepared {
+    pub(super) origin: u32,
+    pub(super) bytes: Arc<[u8]>,
+    /// Where cookies go in.
+    head_end: usize,
+    pub(super) name: Arc<str>,
+}
+
+/// The cookies of one user.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cookies {
+    /// Origin, name and value.
+    jar: Vec<(u32, String, String)>,
+}
+
+/// Prepares requests, and remembers what it has prepared.
+#[derive(Debug)]
+pub(super) struct Client {
+    options: ClientOptions,
+    base: Option<Url>,
+    origins: Vec<Origin>,
+    prepared: HashMap<Box<str>, HashMap<&'static str, Prepared>>,
+}
+
+fn interned(method: &str) -> Option<&'static str> {
+    ["GET", "HEAD", "DELETE", "OPTIONS", "POST", "PUT", "PATCH"]
+        .into_iter()
+        .find(|known| *known == method)
+}
+
+fn wrong(text: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
+    Failure::new(ErrorKind::Script, text)
+}
+
+impl Client {
+    pub(super) fn new(options: ClientOptions) -> Result<Client, String> {
+        let base = options.base_url.as_deref().map(Url::parse).transpose()?;
+        for (name, value) in &options.headers {
+            check_header(name, value)?;
+        }
+        Ok(Client {
+            options,
+            base,
+            origins: Vec::new(),
+            prepared: HashMap::new(),
+        })
+    }
+
+    /// Which server, which bytes, and under which name.
+    pub(super) fn prepare(&mut self, ask: &Ask<'_>) -> Result<Prepared, Failure> {
+        let plain = ask.name.is_none() && ask.headers.is_empty() && ask.body.is_none();
+        let known = if plain { interned(ask.method) } else { None };
+        if let Some(found) = known.and_then(|method| self.prepared.get(ask.url)?.get(method)) {
+            return Ok(found.clone());
+        }
+        let prepared = self.make(ask)?;
+        if let Some(method) = known {
+            if self.prepared.len() >= MOST_PREPARED {
+                self.prepared.clear();
+            }
+            self.prepared
+                .entry(ask.url.into())
+                .or_default()
+                .insert(method, prepared.clone());
+        }
+        Ok(prepared)
+    }
+
+    fn resolve_url(&self, text: &str) -> Result<Url, Failure> {
+        if text.contains("://") {
+            return Url::parse(text).map_err(wrong);
+        }
+        let Some(base) = &self.base else {
+            return Err(wrong(format!(
+                "{text:?} names no host: write the whole URL, or give the run a base URL (url=, or --url)"
+            )));
+        };
+        let scheme = if base.tls { "https" } else { "http" };
+        let path = if text.starts_with('/') {
+            text.to_owned()
+        } else {
+            let folder = base.path.split('?').next().unwrap_or("/");
+            let folder = &folder[..folder.rfind('/').map_or(0, |at| at + 1)];
+            format!("{folder}{text}")
+        };
+        Url::parse(&format!("{scheme}://{}{path}", base.authority)).map_err(wrong)
+    }
+
+    fn make(&mut self, ask: &Ask<'_>) -> Result<Prepared, Failure> {
+        let url = self.resolve_url(ask.url)?;
+        if ask.method.is_empty() || !ask.method.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            return Err(wrong(format!("{:?} is not a method of HTTP", ask.method)));
+        }
+        for (name, value) in ask.headers {
+            check_header(name, value).map_err(wrong)?;
+        }
+        let is_own = |name: &str| {
+            ask.headers
+                .iter()
+                .any(|(other, _)| other.eq_ignore_ascii_case(name))
+        };
+        let everywhere = self.options.headers.iter().filter(|(name, _)| !is_own(name));
+        let mut headers: Vec<Header> = everywhere
+            .chain(ask.headers)
+            .map(|(name, value)| Header {
+                name: name.clone(),
+                value: value.clone(),
+            })
+            .collect();
+        let (body, kind) = ask.body.unwrap_or((&[], ""));
+        if !kind.is_empty() && !has_header(&headers, "content-type") {
+            headers.push(Header {
+                name: "Content-Type".into(),
+                value: kind.into(),
+            });
+        }
+        let request = HttpRequest {
+            name: String::new(),
+            weight: 1.0,
+            method: ask.method.into(),
+            url: String::new(),
+            headers,
+            body: Payload(body.to_vec()),
+        };
+        let bytes = encode(&request, &url, true);
+        let head_end = bytes.len() - body.len() - 2;
+        let name: Arc<str> = match ask.name {
+            Some(name) => name.into(),
+            // What stands behind the question mark differs each time.
+            None => format!("{} {}", ask.method, url.path.split('?').next().unwrap_or("/")).into(),
+        };
+        Ok(Prepared {
+            origin: self.origin(&url),
+            bytes: bytes.into(),
+            head_end,
+            name,
+        })
+    }
+
+    fn origin(&mut self, url: &Url) -> u32 {
+        let same =
+            |origin: &Origin| origin.host == url.host && origin.port == url.port && origin.tls == url.tls;
+        let at = self.origins.iter().position(same).unwrap_or_else(|| {
+            self.origins.push(Origin {
+                authority: url.authority.clone(),
+                host: url.host.clone(),
+                port: url.port,
+                tls: url.tls,
+                endpoint: None,
+            });
+            self.origins.len() - 1
+        });
+        at as u32
+    }
+
+    /// The server's number in the engine, which `add` gives it the first time, when its name is looked up.
+    pub(super) fn endpoint(
+        &mut self,
+        origin: u32,
+        add: impl FnOnce(Endpoint) -> u32,
+    ) -> Result<u32, Failure> {
+        let origin = &mut self.origins[origin as usize];
+        if origin.tls {
+            return Err(wrong(format!(
+                "https://{}: functions as virtual users speak plain HTTP/1.1 only; test an https URL with `procession load URL`",
+                origin.authority
+            )));
+        }
+        if let Some(endpoint) = origin.endpoint {
+            return Ok(endpoint);
+        }
+        let endpoint = add(Endpoint::resolve(&origin.host, origin.port)?);
+        origin.endpoint = Some(endpoint);
+        Ok(endpoint)
+    }
+}
+
+/// The server at `HOST:PORT`.
+pub(super) fn resolve(address: &str) -> Result<Endpoint, Failure> {
+    let (host, port) = split_address(address).map_err(|failure| wrong(failure.text))?;
+    Endpoint::resolve(&host, port)
+}
+
+impl Prepared {
+    /// The bytes to send, with a user's cookies.
+    pub(super) fn outgoing(&self, cookies: &Cookies) -> Outgoing {
+        let mut line = String::new();
+        for (origin, name, value) in &cookies.jar {
+            if *origin == self.origin {
+                line.push_str(if line.is_empty() { "Cookie: " } else { "; " });
+                let _ = write!(line, "{name}={value}");
+            }
+        }
+        if line.is_empty() {
+            return Outgoing::Shared(self.bytes.clone());
+        }
+        line.push_str("\r\n");
+        let mut bytes = Vec::with_capacity(self.bytes.len() + line.len());
+        bytes.extend_from_slice(&self.bytes[..self.head_end]);
+        bytes.extend_from_slice(line.as_bytes());
+        bytes.extend_from_slice(&self.bytes[self.head_end..]);
+        Outgoing::Own(bytes)
+    }
+}
+
+impl Cookies {
+    /// Keeps, changes or drops the cookie that a `Set-Cookie` header names.
+    pub(super) fn set(&mut self, origin: u32, header: &str) {
+        let mut parts = header.split(';');
+        let Some((name, value)) = parts.next().and_then(|pair| pair.split_once('=')) else {
+            return;
+        };
+        let (name, value) = (name.trim(), value.trim());
+        let is_over = parts.any(|part| {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            key.trim().eq_ignore_ascii_case("max-age")
+                && value.trim().parse::<i64>().is_ok_and(|seconds| seconds <= 0)
+        });
+        self.jar.retain(|(of, other, _)| *of != origin || other != name);
+        if !is_over && !name.is_empty() {
+            self.jar.push((origin, name.to_owned(), value.to_owned()));
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.jar.clear();
+    }
+}
+
+fn check_header(name: &str, value: &str) -> Result<(), String> {
+    let is_token = |b: u8| b.is_ascii_graphic() && !b"()<>@,;:\\\"/[]?={}".contains(&b);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(format!("{name:?} is not the name of a header"));
+    }
+    if value.bytes().any(|b| b == b'\r' || b == b'\n' || b == 0) {
+        return Err(format!("the value of the header {name} holds the end of a line"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client() -> Client {
+        let options = ClientOptions {
+            base_url: Some("http://127.0.0.1:8000/api/".into()),
+            headers: vec![("X-Run".into(), "7".into())],
+        };
+        Client::new(options).unwrap()
+    }
+
+    fn text(prepared: &Prepared) -> String {
+        String::from_utf8(prepared.bytes.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_request_says_what_was_asked_for() {
+        let mut client = client();
+        let ask = Ask {
+            method: "POST",
+            url: "/cart?id=1",
+            headers: &[("x-run".into(), "8".into())],
+            body: Some((b"{}", "application/json")),
+            ..Ask::default()
+        };
+        let prepared = client.prepare(&ask).unwrap();
+        assert_eq!(&*prepared.name, "POST /cart");
+        let text = text(&prepared);
+        assert!(
+            text.starts_with("POST /cart?id=1 HTTP/1.1\r\nHost: 127.0.0.1:8000\r\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("x-run: 8\r\n") && !text.contains("X-Run: 7"),
+            "{text}"
+        );
+        assert!(
+            text.contains("Content-Type: application/json\r\nContent-Length: 2\r\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("\r\n\r\n{}"), "{text}");
+    }
+
+    #[test]
+    fn urls_are_relative_to_the_base() {
+        let mut client = client();
+        for (url, name) in [
+            ("/a", "GET /a"),
+            ("b?c=d", "GET /api/b"),
+            ("http://[::1]:9/e", "GET /e"),
+        ] {
+            let prepared = client
+                .prepare(&Ask {
+                    method: "GET",
+                    url,
+                    ..Ask::default()
+                })
+                .unwrap();
+            assert_eq!(&*prepared.name, name);
+        }
+        let without = Client::new(ClientOptions::default()).unwrap().prepare(&Ask {
+            method: "GET",
+            url: "/",
+            ..Ask::default()
+        });
+        assert!(without.unwrap_err().text.contains("names no host"));
+    }
+
+    #[test]
+    fn nobody_smuggles_lines_into_a_request() {
+        let mut client = client();
+        for (headers, method, url) in [
+            (vec![("A".to_string(), "b\r\nC: d".to_string())], "GET", "/"),
+            (vec![("A: x\r\n".to_string(), "b".to_string())], "GET", "/"),
+            (vec![], "GET / HTTP/1.1\r\n", "/"),
+            (vec![], "GET", "/ HTTP/1.1\r\nX: y"),
+        ] {
+            let ask = Ask {
+                method,
+                url,
+                headers: &headers,
+                ..Ask::default()
+            };
+            assert_eq!(client.prepare(&ask).unwrap_err().kind, ErrorKind::Script);
+        }
+    }
+
+    #[test]
+    fn cookies_come_back_to_whom_they_are_from() {
+        let mut client = client();
+        let prepared = client
+            .prepare(&Ask {
+                method: "GET",
+                url: "/",
+                ..Ask::default()
+            })
+            .unwrap();
+        let mut cookies = Cookies::default();
+        cookies.set(prepared.origin, "a=1; Path=/; HttpOnly");
+        cookies.set(prepared.origin, "b=2");
+        cookies.set(prepared.origin + 1, "c=3");
+        cookies.set(prepared.origin, "a=4");
+        cookies.set(prepared.origin, "b=; Max-Age=0");
+        let Outgoing::Own(bytes) = prepared.outgoing(&cookies) else {
+            panic!("there are cookies")
+        };
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.contains("\r\nCookie: a=4\r\n\r\n"), "{text}");
+    }
+}
