@@ -146,9 +146,12 @@ def run_lock_storm(lock, recursive, semaphore, condition, event, pair, counts, d
     while time.monotonic() < deadline:
         with lock:
             pair[0] += 1
+            # Long enough for the killer to come in between.
+            time.sleep(0.001)
             pair[1] += 1
         with recursive, recursive:
             counts[0] += 1
+            time.sleep(0.001)
         if semaphore.acquire(timeout=0.001):
             semaphore.release()
         with condition:
