@@ -31,15 +31,16 @@ def _receive(queue: Any, done: Any, count: int, item: Any) -> None:
 def _stream(context: Any, senders: int, receivers: int, count: int, item: Any) -> float:
     """Items per second through a queue that these many processes share."""
     queue = context.Queue()
-    go, gone = context.Pipe()
+    # One for each: nobody takes turns at a connection.
+    starts = [context.Pipe(duplex=False) for _ in range(senders)]
     done, ended = context.Pipe()
     processes = [
         _started(context, _receive, queue, ended, count * senders // receivers, item) for _ in range(receivers)
     ]
-    processes += [_started(context, _send, queue, gone, count, item) for _ in range(senders)]
+    processes += [_started(context, _send, queue, heard, count, item) for heard, _ in starts]
     time.sleep(0.2)
     began = time.perf_counter()
-    for _ in range(senders):
+    for _, go in starts:
         go.send(True)
     answers = [done.recv() for _ in range(receivers)]
     took = time.perf_counter() - began
@@ -50,7 +51,7 @@ def _stream(context: Any, senders: int, receivers: int, count: int, item: Any) -
 
 
 def queue_streams(contestant: Contestant, record: Record, ints: int, blobs: int, dicts: int) -> None:
-    context = contestant._context  # type: ignore[attr-defined]
+    context = contestant.context  # type: ignore[attr-defined]
     record("ints", median([_stream(context, 1, 1, ints, 7) for _ in range(3)]))
     record("blobs", median([_stream(context, 1, 1, blobs, bytes(65536)) for _ in range(3)]))
     item = {"id": 1, "name": "task", "size": 2.5}
@@ -80,7 +81,7 @@ def _round_trips(n: int, send: Any, receive: Any) -> float:
 
 
 def message_round_trips(contestant: Contestant, record: Record, n: int) -> None:
-    context = contestant._context  # type: ignore[attr-defined]
+    context = contestant.context  # type: ignore[attr-defined]
     for key, make in (("queue", context.Queue), ("simple", context.SimpleQueue)):
         there, back = make(), make()
         process = _started(context, _echo_queue, there, back)
@@ -101,7 +102,7 @@ def _receive_messages(connection: Any, count: int) -> None:
 
 
 def pipe_stream(contestant: Contestant, record: Record, n: int, megabytes: int) -> None:
-    context = contestant._context  # type: ignore[attr-defined]
+    context = contestant.context  # type: ignore[attr-defined]
     for key, count, message in (("small", n, 7), ("blobs", n // 4, bytes(65536)), ("large", megabytes, bytes(1 << 20))):
         rates = []
         for _ in range(3):
