@@ -459,6 +459,8 @@ impl PoolBase {
         core.tell(order::TERMINATE);
         if first && !at_exit {
             core.fail_everything(py);
+            // The helper may have ended when it saw that the pool is over, before all of this was due.
+            core.see_to_helper(py, slf);
         }
         core.wait_for_supervisor(py, Some(Duration::from_secs(5)))?;
         core.waiter.wake_all();

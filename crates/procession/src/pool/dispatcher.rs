@@ -271,7 +271,12 @@ impl Dispatcher {
             queue.in_ring.push((key, slot));
             any = true;
         }
-        if queue.waiting.is_empty() {
+        // As long as something in the ring has a priority of its own, others may have to go before it.
+        let channel = &self.channel;
+        let overtakable = |&(key, slot): &(Key, u32)| {
+            key.0 != Reverse(0) && matches!(channel.slot_state(slot), SlotState::Ready(_))
+        };
+        if queue.waiting.is_empty() && !queue.in_ring.iter().any(overtakable) {
             self.queue = None;
             self.channel.header().caller.one_by_one.store(0, Ordering::SeqCst);
         }
