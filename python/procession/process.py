@@ -209,7 +209,9 @@ class _Controllable(BaseProcess):
     def join(self, timeout=None):
         """Waits until the process has ended, for `timeout` seconds at most."""
         popen = self._popen
-        if timeout is None and popen is not None and self._parent_pid == os.getpid():
+        # As long as this process has no lock of ours, nobody can wait for one that it holds.
+        may_deadlock = "procession._native" in sys.modules
+        if may_deadlock and timeout is None and popen is not None and self._parent_pid == os.getpid():
             if popen.wait(_JOIN_IN_SILENCE_SECONDS) is None:
                 # It takes a while, so others may see that we wait: for a lock that we hold the process may wait in turn.
                 from ._native import wait_for_process

@@ -11,6 +11,7 @@ That what they import as `multiprocessing` is procession is the doing of `site/s
 """
 
 import importlib
+import importlib.util
 import os
 import pkgutil
 import unittest
@@ -33,7 +34,8 @@ def _main_handling_classes():
 def _futures_classes():
     import procession
 
-    if not hasattr(procession, "ProcessPoolExecutor"):
+    # Some versions of CPython forgot to install these.
+    if importlib.util.find_spec("test.test_concurrent_futures") is None:
         return {}
     package = importlib.import_module("test.test_concurrent_futures")
     modules = [package]
