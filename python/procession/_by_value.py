@@ -77,11 +77,17 @@ _pickler_class = None
 
 
 def _make_pickler_class(cloudpickle):
+    import copyreg
+    import io
     from collections import ChainMap
     from multiprocessing.reduction import ForkingPickler
 
+    # A copy of a buffer or a file is another thing than the one that pickle rightly refused.
+    refused = (memoryview, io.TextIOWrapper)
+    theirs = {t: how for t, how in cloudpickle.Pickler.dispatch_table.items() if t not in refused}
+
     class Pickler(cloudpickle.Pickler):
-        dispatch_table = ChainMap(ForkingPickler._extra_reducers, cloudpickle.Pickler.dispatch_table)
+        dispatch_table = ChainMap(ForkingPickler._extra_reducers, copyreg.dispatch_table, theirs)
 
         def reducer_override(self, obj):
             if isinstance(obj, (types.FunctionType, type)) and obj.__module__ == "__main__":
