@@ -138,7 +138,6 @@ def load(
     max_users: int | None = None,
     url: str | None = None,
     headers: Mapping[str, str] | None = None,
-    verify: bool | str = True,
     data: Any = None,
     setup: Function | None = None,
     teardown: Function | None = None,
@@ -184,7 +183,6 @@ def load(target: Any = None, /, **options: Any) -> Any:
         max_users: with a rate, how many users there may be at most; they come as they are needed.
         url: what URLs without a host are relative to.
         headers: sent with every request of `http`.
-        verify: whether certificates are checked; or the path of a file with certificates to trust.
         data: rows for those who ask for `data`: see `feed`.
         setup, teardown: called once per run, in the process that calls `load`. What `setup` returns is given to those who
             ask for `setup`.

@@ -121,8 +121,6 @@ def _options(target: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     )
     options = {name: settings[name] for name in names if settings.get(name) is not None}
     options["own_target"] = settings.get("own_target") or None
-    if settings.get("verify") is False:
-        options["verify"] = False
     functions = target if isinstance(target, list) else [target]
     said = {name for function in functions for name in defaults_of(function)} | set(options)
     # What the command line says about the load takes the place of what the function says about it.
@@ -135,7 +133,9 @@ def _set_think(plan: dict[str, Any], think_seconds: Any) -> None:
     if think_seconds is None:
         return
     if "think" not in plan["pacing"]:
-        raise ValueError("think time is that of users, and this test has a rate: give users, or call think() in the function")
+        raise ValueError(
+            "think time is that of users, and this test has a rate: give users, or call think() in the function"
+        )
     least, most = think_seconds
     plan["pacing"]["think"] = {"least_seconds": least, "most_seconds": most}
 

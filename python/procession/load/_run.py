@@ -139,7 +139,7 @@ def make_plan(scenario: Scenario, options: Mapping[str, Any], vuser: str) -> dic
 
 _OPTIONS = frozenset(
     """users rate arrivals stages duration iterations warmup timeout drain slo vuser processes max_users url headers
-    verify data setup teardown setup_process teardown_process seed own_target context weight""".split()
+    data setup teardown setup_process teardown_process seed own_target context weight""".split()
 )
 
 

@@ -23,7 +23,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Set for the new process alone: [`init`] removes it.
+/// Set for the new process alone: [`init`](crate::init) removes it.
 const MARKER: &str = "PROCESSION_TASK";
 
 /// More than any honest message; what claims to be longer is somebody else's language.
