@@ -14,6 +14,8 @@ pub const CONNECTIONS: u32 = 10;
 /// What `load` is told. Options that are left out are left to the plan's own defaults, or to what the scenario says.
 #[derive(Debug, Args)]
 pub struct LoadArguments {
+    // The brackets are those of a usage line.
+    #[allow(rustdoc::broken_intra_doc_links)]
     /// What to test: a URL, or FILE.py[:FUNCTION]
     ///
     /// `http://` and `https://` URLs, `tcp://HOST:PORT`, `udp://HOST:PORT`, or `@FILE` with one URL a line, each with its
