@@ -151,7 +151,7 @@ mod tests {
         t.set("sixteen letters!");
         assert_eq!(t.get(), "sixteen letters!");
         t.set("shop.orders.Order.total");
-        assert_eq!(t.get(), "….Order.total");
+        assert_eq!(t.get(), "…s.Order.total");
         t.set("short");
         assert_eq!(t.get(), "short");
     }

@@ -320,6 +320,6 @@ fn item_without_memory_for_its_result_says_so() {
         (CodeAddress::from_word(function.code().to_word()).to_thunk(), sink)
     };
     let ran = super::function::run_item(Ok(thunk), frame, &mut sink, &port);
-    assert_eq!(ran, Ran::Plain);
+    assert_eq!(ran, Ran::Failed);
     assert!(super::frame::Frames::of(sink.bytes()).next().unwrap().failed);
 }
