@@ -54,6 +54,11 @@ impl Drop for Alone {
                 [0; 0],
                 "processes were left behind"
             );
+            // A helper thread may be in its last step, with a pool's memory still in its hands.
+            let patience = Instant::now() + Duration::from_secs(10);
+            while descriptors() != self.descriptors && Instant::now() < patience {
+                thread::sleep(Duration::from_millis(2));
+            }
             assert_eq!(descriptors(), self.descriptors, "descriptors were left behind");
         }
     }
