@@ -36,11 +36,11 @@ class Shop(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.answer(self.headers["X-Token"])
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 
-def serve(ports) -> None:
+def serve(ports):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Shop)
     server.daemon_threads = True
     ports.send(server.server_address[1])
