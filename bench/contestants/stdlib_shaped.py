@@ -55,7 +55,7 @@ class StdlibShaped(PoolMethods):
         self._pool.join()
 
     def run_process(self, target: Callable[[], None]) -> int | None:
-        process = self._context.Process(target=target)
+        process = self.context.Process(target=target)
         process.start()
         process.join()
         return process.exitcode
