@@ -188,7 +188,8 @@ def load(target: Any = None, /, **options: Any) -> Any:
             ask for `setup`.
         setup_process, teardown_process: called once in each worker process. What it returns takes the place of the former.
         seed: what random choices begin with; the same seed gives the same schedule.
-        own_target: says that a target which is not on this machine is yours to test.
+        own_target: says that a target which is not on this machine is yours to test. URLs that a function makes up itself
+            are not checked: test only what is yours.
         context: a context whose start method the workers have; the default one if None.
 
     Returns:
