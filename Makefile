@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # How often `make soak` runs the fault tests.
 SOAK_ROUNDS ?= 50
+# And how many rounds beside each other: about half of each round is waiting.
+SOAK_JOBS ?= 2
 # With which `make test-pythons` tests: those of 3.9 to 3.13 that are there.
 PYTHONS ?= $(foreach minor,9 10 11 12 13,$(if $(shell python3.$(minor) -c 'print(1)' 2>/dev/null),python3.$(minor)))
 # With which `make compat` runs CPython's tests: the oldest of those, the default one, the newest.
@@ -106,7 +108,7 @@ pictures: build ## takes the pictures of docs/pictures anew, from real runs (nee
 	@$(BIN)/python ci/load_pictures.py
 
 soak: test-build ## kills workers at random for a while, then runs the fault tests SOAK_ROUNDS times in a row (50)
-	@$(BIN)/python tests/python/soak.py --rounds $(SOAK_ROUNDS)
+	@$(BIN)/python tests/python/soak.py --rounds $(SOAK_ROUNDS) --jobs $(SOAK_JOBS)
 
 build: $(VENV)/.build-stamp ## compiles and installs the package and the command into .venv
 

@@ -24,6 +24,9 @@ import leftovers
 import pytest
 import watchdog
 
+# Unbuffered, `print` writes a line and its end apart, so lines of several processes mix: a property of that mode of
+# Python's, and of no interest to the tests, which expect the ordinary one.
+os.environ.pop("PYTHONUNBUFFERED", None)
 os.environ.setdefault(leftovers.MARKER, f"{os.getpid()}-{time.time_ns()}")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, which programs started here would inherit.

@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
 import queue_storm
@@ -172,9 +173,11 @@ def lock_storm(start_method, seconds, seed=None, processes=4):
     )
 
 
-def _run_fault_tests(times, options):
+def _run_fault_tests(times, jobs, options):
+    """Runs the fault tests so many times, `jobs` of them beside each other; says whether all rounds passed."""
     tests = os.path.join(os.path.dirname(os.path.abspath(__file__)), "test_faults.py")
-    for number in range(1, times + 1):
+
+    def run_round(number):
         started = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options, tests],
@@ -182,12 +185,20 @@ def _run_fault_tests(times, options):
             stderr=subprocess.STDOUT,
             text=True,
         )
-        if done.returncode != 0:
-            print(done.stdout)
-            print(f"round {number} of {times} failed")
-            return False
-        last_line = done.stdout.rstrip().rpartition("\n")[2]
-        print(f"round {number} of {times}: {last_line} ({time.monotonic() - started:.0f} s)", flush=True)
+        if done.returncode == 0:
+            last_line = done.stdout.rstrip().rpartition("\n")[2]
+            print(f"round {number} of {times}: {last_line} ({time.monotonic() - started:.0f} s)", flush=True)
+            return True
+        print(f"{done.stdout}\nround {number} of {times} failed", flush=True)
+        return False
+
+    with ThreadPoolExecutor(jobs) as rounds:
+        running = [rounds.submit(run_round, number) for number in range(1, times + 1)]
+        for round_ in as_completed(running):
+            if not round_.result():
+                # Those that run now end by themselves; a round that failed is no reason to tear others apart.
+                rounds.shutdown(cancel_futures=True)
+                return False
     return True
 
 
@@ -246,6 +257,7 @@ def _run_queue_storms(rounds, start_methods, seed):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=50, help="how often the fault tests run (default: 50)")
+    parser.add_argument("--jobs", type=int, default=1, help="how many of these run beside each other (default: 1)")
     parser.add_argument("--storm-seconds", type=float, default=20.0, help="length of each storm (default: 20)")
     parser.add_argument(
         "--queue-rounds", type=int, default=1000, help="how often users of queues are killed (default: 1000)"
@@ -263,7 +275,7 @@ def main():
     ok = _run_storms(arguments.storm_seconds, arguments.start_method or START_METHODS, seed)
     ok = _run_lock_storms(arguments.storm_seconds, arguments.start_method or START_METHODS, seed) and ok
     ok = _run_queue_storms(arguments.queue_rounds, arguments.start_method or START_METHODS, seed) and ok
-    ok = _run_fault_tests(arguments.rounds, arguments.options) and ok
+    ok = _run_fault_tests(arguments.rounds, arguments.jobs, arguments.options) and ok
     return 0 if ok else 1
 
 
