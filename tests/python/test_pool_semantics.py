@@ -78,6 +78,30 @@ def test_map_takes_sequences_generators_sets_and_strings(start_method):
         assert pool.map(tasks.identity, iter([None, False, 0])) == [None, False, 0]
 
 
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        range(1),
+        range(10, -10, -3),
+        range(5, 50_000, 7),
+        range(-(2**63), -(2**63) + 3),
+        range(2**63 - 5, 2**63 - 1),
+        range(2**63 - 2, 2**63 + 4),
+        range(-(2**70), 2**70, 2**68),
+    ],
+    ids=str,
+)
+def test_map_takes_ranges_of_any_numbers(numbers):
+    with open_pool("fork", 2) as pool:
+        for chunksize in (None, 1, 3):
+            assert pool.map(tasks.identity, numbers, chunksize) == list(numbers)
+
+
+def test_map_of_a_range_tells_of_a_function_that_does_not_pickle():
+    with open_pool("fork", 2) as pool, pytest.raises(TypeError, match="pickle"):
+        pool.map(threading.Lock().acquire, range(3))
+
+
 def test_map_asks_for_the_length_at_most_and_never_for_an_index():
     class Countable:
         """Has a length, and is iterated; indexing it would be wrong."""

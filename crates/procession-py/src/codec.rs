@@ -132,6 +132,16 @@ impl Encoder {
         self.put_other(value)
     }
 
+    /// As `put` of an int.
+    pub fn put_int(&mut self, n: i64) {
+        if (0..128).contains(&n) {
+            self.bytes.push(SMALL_INT | n as u8);
+        } else {
+            self.bytes.push(INT);
+            self.put_varint(((n << 1) ^ (n >> 63)) as u64);
+        }
+    }
+
     fn put_other(&mut self, value: &Bound<'_, PyAny>) -> Result<(), EncodeError> {
         if let (Ok(bytes), Some(_)) = (value.cast_exact::<PyBytes>(), &self.arena) {
             let data = bytes.as_bytes();
@@ -187,12 +197,7 @@ impl Encoder {
                 if overflow != 0 {
                     return false;
                 }
-                if (0..128).contains(&n) {
-                    self.bytes.push(SMALL_INT | n as u8);
-                } else {
-                    self.bytes.push(INT);
-                    self.put_varint(((n << 1) ^ (n >> 63)) as u64);
-                }
+                self.put_int(n);
                 return true;
             }
             if value == ffi::Py_None() {

@@ -7,7 +7,8 @@ use procession::channel::Channel;
 use procession::shm::{Block, Owner};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyIterator, PyList};
+use pyo3::types::{PyIterator, PyList, PyRange, PyRangeMethods};
+use pyo3::IntoPyObjectExt;
 
 use crate::codec::Reader;
 use crate::gil::GilCell;
@@ -81,9 +82,79 @@ pub struct Parked {
     pub items: u32,
 }
 
+/// Where a job's items come from.
+#[derive(Debug)]
+pub enum Source {
+    Iterator(Py<PyIterator>),
+    /// A `range`, whose numbers need not become objects only to be encoded.
+    Range(Numbers),
+}
+
+/// What is left of a `range` of machine integers.
+#[derive(Clone, Copy, Debug)]
+pub struct Numbers {
+    next: i64,
+    step: i64,
+    left: u64,
+}
+
+impl Iterator for Numbers {
+    type Item = i64;
+
+    fn next(&mut self) -> Option<i64> {
+        self.left = self.left.checked_sub(1)?;
+        let number = self.next;
+        // Past the last number, which nobody asks for, it may leave the range of machine integers.
+        self.next = number.wrapping_add(self.step);
+        Some(number)
+    }
+}
+
+impl Source {
+    /// The source of a map over a sequence.
+    pub fn of(iterable: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(range) = iterable.cast_exact::<PyRange>() {
+            // All of its numbers lie between the first and the end.
+            let numbers = (range.start(), range.stop(), range.step(), range.len());
+            if let (Ok(start), Ok(_), Ok(step), Ok(length)) = numbers {
+                return Ok(Self::Range(Numbers {
+                    next: start as i64,
+                    step: step as i64,
+                    left: length as u64,
+                }));
+            }
+        }
+        Ok(Self::Iterator(iterable.try_iter()?.unbind()))
+    }
+
+    /// The next item as an object.
+    pub fn next<'py>(&mut self, py: Python<'py>) -> Option<PyResult<Bound<'py, PyAny>>> {
+        match self {
+            Self::Iterator(iterator) => iterator.bind(py).clone().next(),
+            Self::Range(numbers) => numbers.next().map(|number| number.into_bound_py_any(py)),
+        }
+    }
+
+    /// The iterator, for a thread that pulls from it.
+    pub fn iterator(&self, py: Python<'_>) -> Option<Py<PyIterator>> {
+        match self {
+            Self::Iterator(iterator) => Some(iterator.clone_ref(py)),
+            Self::Range(_) => None,
+        }
+    }
+
+    /// The same source once more: an iterator goes on wherever it is asked, numbers have to be given back.
+    fn again(&self, py: Python<'_>) -> Self {
+        match self {
+            Self::Iterator(iterator) => Self::Iterator(iterator.clone_ref(py)),
+            Self::Range(numbers) => Self::Range(*numbers),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct JobState {
-    pub source: Option<Py<PyIterator>>,
+    pub source: Option<Source>,
     /// An item that was pulled and found no room.
     pub held: Option<Py<PyAny>>,
     pub parked: VecDeque<Parked>,
@@ -155,11 +226,18 @@ impl JobState {
     }
 
     /// The source, if it is ours to pull from.
-    pub fn own_source(&self, py: Python<'_>) -> Option<Py<PyIterator>> {
+    pub fn own_source(&self, py: Python<'_>) -> Option<Source> {
         if self.fed_by_thread {
             return None;
         }
-        self.source.as_ref().map(|s| s.clone_ref(py))
+        self.source.as_ref().map(|s| s.again(py))
+    }
+
+    /// The numbers that `own_source` gave are to go on from here.
+    pub fn give_numbers_back(&mut self, left: Numbers) {
+        if let Some(Source::Range(own)) = &mut self.source {
+            *own = left;
+        }
     }
 
     /// Whether a stream's consumer leaves room for another item.
@@ -366,7 +444,7 @@ impl JobState {
     }
 
     /// Ends the source: no more items will be pulled.
-    pub fn end_source(&mut self) -> Option<Py<PyIterator>> {
+    pub fn end_source(&mut self) -> Option<Source> {
         if self.total.is_none() || self.total > Some(self.pulled) {
             self.total = Some(self.pulled);
         }

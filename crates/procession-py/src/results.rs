@@ -765,7 +765,7 @@ impl Feeder {
     fn source(&self, py: Python<'_>) -> Option<Py<PyIterator>> {
         self.job
             .state
-            .with(py, |j| j.source.as_ref().map(|s| s.clone_ref(py)))
+            .with(py, |j| j.source.as_ref().and_then(|s| s.iterator(py)))
     }
 
     /// Sends one item out and waits until there is room for another; false if nobody wants results any more.

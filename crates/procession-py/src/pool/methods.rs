@@ -373,7 +373,7 @@ impl PoolBase {
             func,
             kind,
             (chunksize > 1).then_some(chunksize),
-            Some(source.unbind()),
+            Some(Source::Iterator(source.unbind())),
             None,
             sink,
             None,
@@ -732,11 +732,8 @@ impl PoolBase {
         let kind = if star { kind::STARMAP } else { kind::MAP };
         let chunk = chunk.map(|n| n.min(i64::from(u32::MAX)) as u32);
         let total = Some(length as u64);
-        let job = match source.try_iter() {
-            Ok(iterator) => {
-                let source = Some(iterator.unbind());
-                core.new_job(py, func, kind, chunk, source, total, sink, calls, terms)?
-            }
+        let job = match Source::of(&source) {
+            Ok(source) => core.new_job(py, func, kind, chunk, Some(source), total, sink, calls, terms)?,
             Err(e) => {
                 let job = core.new_job(py, func, kind, chunk, None, Some(1), sink, calls, terms)?;
                 job.state.with(py, |j| {

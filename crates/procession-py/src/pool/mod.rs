@@ -24,7 +24,7 @@ use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
 use crate::codec::{EncodeError, Encoder, Reader, Receiver};
 use crate::fork::IDLE_CAP_BYTES;
 use crate::gil::GilCell;
-use crate::job::{Callbacks, Function, Item, Job, JobState, Message, Parked, Sink};
+use crate::job::{Callbacks, Function, Item, Job, JobState, Message, Parked, Sink, Source};
 use crate::raw::{errors, Raw};
 use crate::results::{AsyncResult, Calls};
 use crate::worker::kind;

@@ -105,18 +105,26 @@ impl Core {
         if let Function::Inline(function, _) = &job.function {
             failed = encoder.put(function.bind(py)).err();
         }
-        let (first, held, source) = job
+        let (first, held, mut source) = job
             .state
             .with(py, |j| (j.pulled, j.held.take(), j.own_source(py)));
         let mut held = held.map(|h| h.into_bound(py));
-        let mut source = source.map(|s| s.into_bound(py));
         let (mut items, mut exhausted, mut source_error) = (0u32, false, None);
         let mut room = true;
         let mut item_failed = None;
         while items < wanted && encoder.bytes.len() < 1 << 18 {
+            if let (Some(Source::Range(numbers)), None, None) = (&mut source, &held, &failed) {
+                let Some(number) = numbers.next() else {
+                    exhausted = true;
+                    break;
+                };
+                encoder.put_int(number);
+                items += 1;
+                continue;
+            }
             let next = match held.take() {
                 Some(item) => Ok(item),
-                None => match source.as_mut().and_then(|s| s.next()) {
+                None => match source.as_mut().and_then(|s| s.next(py)) {
                     Some(next) => next,
                     None => {
                         exhausted = true;
@@ -157,6 +165,9 @@ impl Core {
         let held = held.map(Bound::unbind);
         let ended = job.state.with(py, |j| {
             j.held = held;
+            if let Some(Source::Range(left)) = &source {
+                j.give_numbers_back(*left);
+            }
             j.pulled += u64::from(items);
             let mut ended = None;
             if let Some(error) = item_failed {

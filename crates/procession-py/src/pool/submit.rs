@@ -350,7 +350,7 @@ impl Core {
         func: &Bound<'_, PyAny>,
         kind: u32,
         chunk: Option<u32>,
-        source: Option<Py<PyIterator>>,
+        source: Option<Source>,
         total: Option<u64>,
         sink: Sink,
         calls: Option<Callbacks>,
