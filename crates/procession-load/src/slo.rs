@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::quantity::rate_factor;
 use crate::report::{units, words};
-use crate::result::{Latency, LatencySummary, RunResult, SloResult};
+use crate::result::{Latency, LatencySummary, RunResult, RunState, SloResult};
 
 /// A condition that the result of a run must meet.
 ///
@@ -58,9 +58,10 @@ pub enum Figure {
     ResponseTime(Statistic),
     /// A statistic of the service time, which counts from the moment a request was sent.
     ServiceTime(Statistic),
-    /// Failed requests as a share of all that were answered or failed, from 0 to 1.
+    /// Failed requests as a share of all that were answered or failed, from 0 to 1; or failed iterations of a scenario as
+    /// a share of all, if that is more, as a function may fail without any request of its own failing.
     ErrorShare,
-    /// The number of failed requests.
+    /// The number of failed requests, or of failed iterations, if that is more.
     ErrorCount,
     /// Successful requests per second.
     Rate,
@@ -410,16 +411,36 @@ impl FromStr for Slo {
 
 /// How each condition stands in this result.
 pub(crate) fn evaluate(slos: &[Slo], result: &RunResult) -> Vec<SloResult> {
-    slos.iter()
-        .map(|slo| {
-            let (value, figure, certain) = measured(slo, result);
-            SloResult {
-                slo: slo.to_string(),
-                kept: certain && slo.holds_for(value),
-                figure,
-            }
-        })
-        .collect()
+    let evaluated = |slo: &Slo| {
+        let (value, figure, certain) = measured(slo, result);
+        SloResult {
+            slo: slo.to_string(),
+            kept: certain && slo.holds_for(value),
+            figure,
+        }
+    };
+    let mut results: Vec<SloResult> = slos.iter().map(evaluated).collect();
+    // Nobody wants a run to pass in which nothing succeeded. Who does, has a condition about errors that says so.
+    let about_errors = |slo: &Slo| matches!(slo.figure, Figure::ErrorShare | Figure::ErrorCount);
+    let something_ended = result.totals.requests > 0 || result.totals.iterations > 0;
+    if something_ended && result.state >= RunState::Finished && !slos.iter().any(about_errors) {
+        let unspoken = evaluated(&Slo {
+            figure: Figure::ErrorShare,
+            comparison: Comparison::Below,
+            limit: 1.0,
+            step: None,
+        });
+        results.extend((!unspoken.kept).then_some(unspoken));
+    }
+    results
+}
+
+/// Failed iterations and all, of a scenario as a whole.
+fn iterations(slo: &Slo, result: &RunResult) -> (u64, u64) {
+    match slo.step {
+        None => (result.totals.failed_iterations, result.totals.iterations),
+        Some(_) => (0, 0),
+    }
 }
 
 /// The figure that a condition is about, in the unit of its limit and as a text, and whether it is more than a lower bound.
@@ -436,12 +457,19 @@ fn measured(slo: &Slo, result: &RunResult) -> (f64, String, bool) {
     match slo.figure {
         Figure::ResponseTime(statistic) => time(statistic, &latency.response, Some(latency)),
         Figure::ServiceTime(statistic) => time(statistic, &latency.service, None),
-        Figure::ErrorShare if requests == 0 => (f64::NAN, "no requests".to_owned(), false),
         Figure::ErrorShare => {
-            let share = errors as f64 / requests as f64;
+            let (failed, all) = iterations(slo, result);
+            if requests == 0 && all == 0 {
+                return (f64::NAN, "no requests".to_owned(), false);
+            }
+            let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
+            let share = share(errors, requests).max(share(failed, all));
             (share, units::percent(share), true)
         }
-        Figure::ErrorCount => (errors as f64, units::grouped(errors), true),
+        Figure::ErrorCount => {
+            let errors = errors.max(iterations(slo, result).0);
+            (errors as f64, units::grouped(errors), true)
+        }
         Figure::Rate => {
             let rate = (requests - errors.min(requests)) as f64 / seconds;
             (rate, units::per_second(rate), true)
@@ -681,6 +709,33 @@ mod tests {
             let found = &evaluate(&[read(text)], &result)[0];
             assert_eq!((found.kept, found.figure.as_str()), (kept, figure), "{text}");
         }
+    }
+
+    #[test]
+    fn a_run_in_which_nothing_succeeds_fails_unless_its_conditions_say_otherwise() {
+        let mut result = crate::report::sample::good();
+        result.state = RunState::Finished;
+        assert_eq!(evaluate(&[], &result), []);
+        result.totals.errors = result.totals.requests;
+        let found = evaluate(&[read("rate>0/s")], &result);
+        assert_eq!((found[1].slo.as_str(), found[1].kept), ("errors<100%", false));
+        assert_eq!(evaluate(&[read("errors<=100%")], &result).len(), 1);
+        // How it ends is known at the end.
+        result.state = RunState::Running;
+        assert_eq!(evaluate(&[], &result), []);
+    }
+
+    #[test]
+    fn a_scenario_without_requests_has_errors_too() {
+        let mut result = crate::report::sample::good();
+        result.totals = crate::result::Totals {
+            iterations: 200,
+            failed_iterations: 3,
+            ..Default::default()
+        };
+        let found = evaluate(&[read("errors<1%"), read("errors<=3")], &result);
+        assert_eq!((found[0].kept, found[0].figure.as_str()), (false, "1.50 %"));
+        assert!(found[1].kept);
     }
 
     fn any_slo() -> impl Strategy<Value = Slo> {
