@@ -82,7 +82,8 @@ bench-load: ## measures the load generator against its rivals in one run (bench/
 	cargo build --release --locked --quiet -p procession-load --example bench_url
 	@python3 bench/load/run.py $(BENCH_OPTIONS)
 
-load-truth: ## the load generator's stall tests at full length (some minutes)
+load-truth: test-build ## the load generator's stall tests at full length (some minutes)
+	PROCESSION_LOAD_TRUTH=1 $(BIN)/python -m pytest -q -s tests/python/test_load_truth.py -k five_percent
 	PROCESSION_LOAD_TRUTH=1 cargo test --release --locked --quiet -p procession-load --test runs a_stall_is_seen_whole
 
 faults: ## writes docs/fault-matrix.md: what each pool makes of each fault, ours and its rivals', in one run
