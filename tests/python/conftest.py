@@ -29,9 +29,12 @@ import watchdog
 os.environ.pop("PYTHONUNBUFFERED", None)
 os.environ.setdefault(leftovers.MARKER, f"{os.getpid()}-{time.time_ns()}")
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, which programs started here would inherit.
+# A shell that starts the tests in the background has them ignore Ctrl-C, and nohup the end of the terminal, which programs
+# started here would inherit.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _watchdog: watchdog.Watchdog | None = None
 

@@ -81,10 +81,12 @@ def pass_barrier(barrier, waiting, outcomes):
     waiting.release()
     try:
         barrier.wait()
+        outcome = 0
     except threading.BrokenBarrierError:
-        outcomes[1] += 1
-    else:
-        outcomes[0] += 1
+        outcome = 1
+    # All of them come out of it at once.
+    with outcomes.get_lock():
+        outcomes[outcome] += 1
 
 
 def wait_crosswise(first, second, mine_held, others_held, answers, number):

@@ -280,8 +280,11 @@ fn a_server_that_is_not_there_is_an_error_of_its_kind_and_not_a_hang() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let folder = Folder::new("refused");
     let json = folder.file("run.json");
-    run(&["-n", "5", "-c", "1", "-o", &json, &format!("http://{address}/")]);
+    let output = run(&["-n", "5", "-c", "1", "-o", &json, &format!("http://{address}/")]);
     let result = result(&json);
+    // Where nothing succeeded nothing passes.
+    assert_ne!(result.verdict.outcome, Outcome::Pass);
+    assert_ne!(output.status.code(), Some(0));
     assert_eq!(result.totals.errors, 5);
     assert_eq!(result.errors[0].kind, ErrorKind::Refused);
 }
