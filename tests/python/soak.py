@@ -8,6 +8,7 @@ Then senders and receivers of queues are killed at random moments, and no item m
 """
 
 import argparse
+import glob
 import os
 import random
 import signal
@@ -176,12 +177,12 @@ def lock_storm(start_method, seconds, seed=None, processes=4):
 
 def _run_fault_tests(times, jobs, options):
     """Runs the fault tests so many times, `jobs` of them beside each other; says whether all rounds passed."""
-    tests = os.path.join(os.path.dirname(os.path.abspath(__file__)), "test_faults.py")
+    tests = sorted(glob.glob(os.path.join(os.path.dirname(os.path.abspath(__file__)), "test_faults*.py")))
 
     def run_round(number):
         started = time.monotonic()
         done = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options, tests],
+            [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *options, *tests],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

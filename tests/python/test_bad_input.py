@@ -291,7 +291,7 @@ def test_an_unknown_start_method_is_refused():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Surroundings. Out of descriptors: see test_faults.py.
+# Surroundings. Out of descriptors: see test_faults_limits.py.
 
 LIMITED = """
     import gc, os, resource, sys

@@ -22,11 +22,11 @@ CLAIMS = {
     # Instead of hanging.
     "the worker of a task dies": "test_faults::test_a_fault_in_a_task_fails_that_task_alone",
     "a task raises `SystemExit`": "test_faults::test_a_fault_in_a_task_fails_that_task_alone",
-    "a task's exception or result cannot be unpickled": "test_faults::test_what_cannot_come_back_fails_its_own_task_alone",
-    "an argument cannot be unpickled": "test_faults::test_an_argument_that_cannot_be_rebuilt_fails_its_own_task_alone",
-    "the initializer raises": "test_faults::test_a_failing_initializer_is_one_error_to_everybody",
+    "a task's exception or result cannot be unpickled": "test_faults_pickle::test_what_cannot_come_back_fails_its_own_task_alone",
+    "an argument cannot be unpickled": "test_faults_pickle::test_an_argument_that_cannot_be_rebuilt_fails_its_own_task_alone",
+    "the initializer raises": "test_faults_user_code::test_a_failing_initializer_is_one_error_to_everybody",
     "`get()` after `terminate()`": "test_shutdown::test_terminate_tells_everybody_who_waits",
-    "a callback raises": "test_faults::test_an_error_in_a_callback_is_raised_by_get",
+    "a callback raises": "test_faults_user_code::test_an_error_in_a_callback_is_raised_by_get",
     "an idle worker is killed": "test_faults::test_the_death_of_all_idle_workers_costs_nothing",
     "`terminate()` in a callback": "test_shutdown::test_terminate_may_be_called_by_a_callback",
     "the owner of a lock": "test_synchronize::test_lock_of_a_killed_process_goes_to_the_next_who_asks",
@@ -52,8 +52,8 @@ CLAIMS = {
     "Pickling a connection": "test_connections::test_a_connection_does_not_pickle_by_itself",
     # More than there.
     "`lock.owner_deaths`": "test_synchronize::test_lock_of_a_killed_process_goes_to_the_next_who_asks",
-    "`Pool(timeout=seconds)`": "test_faults::test_a_task_that_takes_too_long_is_ended_and_the_others_go_on",
-    "`imap(…, buffersize=n)`": "test_pool_semantics::test_buffersize_is_how_far_imap_reads_ahead_of_its_reader",
+    "`Pool(timeout=seconds)`": "test_faults_limits::test_a_task_that_takes_too_long_is_ended_and_the_others_go_on",
+    "`imap(…, buffersize=n)`": "test_pool_iterators::test_buffersize_is_how_far_imap_reads_ahead_of_its_reader",
     "`Process.suspend()`": "test_process::test_suspended_process_stands_still_until_it_is_resumed",
     "A daemonic process may have children": "test_process::test_daemonic_process_may_have_children",
     "A daemonic process ends with its parent": "test_process::test_nobody_of_a_daemonic_family_outlives_the_parent",
@@ -62,13 +62,13 @@ CLAIMS = {
     "A manager's `Pool`": "test_managers::test_a_managers_pool_is_ours",
     # What you may notice.
     "**Workers are not your process's children.**": "test_differences::test_workers_are_grandchildren",
-    "**A pool has no threads of its own**": "test_faults::test_an_idle_pool_keeps_no_thread",
+    "**A pool has no threads of its own**": "test_faults_processes::test_an_idle_pool_keeps_no_thread",
     "**Under `fork` workers see your process as it was": (
         "test_start_methods::test_replacements_see_the_memory_as_it_was_when_the_pool_was_made"
     ),
     "**A result is unpickled in `get()`**": "test_differences::test_a_result_is_rebuilt_in_the_thread_that_gets_it",
     "**Arguments are pickled when the task is submitted.**": (
-        "test_pool_semantics::test_arguments_are_taken_as_they_are_at_the_call"
+        "test_pool_values::test_arguments_are_taken_as_they_are_at_the_call"
     ),
     "**The forkserver imports your main module once**": "test_differences::test_the_forkserver_imports_the_main_module_once",
     "**Initializers of a pool that never has work**": "test_differences::test_a_pool_closed_at_once_ends_without_a_word",
