@@ -2,7 +2,7 @@
 
 mod support;
 
-#[path = "pool/suite.rs"]
+#[path = "pool/mod.rs"]
 mod suite;
 
 const METHOD: procession::StartMethod = procession::StartMethod::Spawn;
