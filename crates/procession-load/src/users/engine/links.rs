@@ -1,0 +1,115 @@
+//! Connections: made, looked up, kept alive, closed.
+
+use super::*;
+
+impl Engine {
+    /// A server, by a number that requests name it by.
+    pub fn add_endpoint(&mut self, endpoint: Endpoint) -> u32 {
+        self.endpoints.push(endpoint);
+        (self.endpoints.len() - 1) as u32
+    }
+
+    pub(super) fn open(
+        &mut self,
+        endpoint: u32,
+        is_udp: bool,
+        speaks: Speaks,
+        now_ns: u64,
+    ) -> Result<u32, Failure> {
+        let server = &self.endpoints[endpoint as usize];
+        let transport = match server.address() {
+            Address::Ip(address) if is_udp => Transport::Udp(net::udp(address)?),
+            _ => Transport::Tcp(Stream::open(server, None, false, None, now_ns)?),
+        };
+        self.serial = self.serial.wrapping_add(1);
+        let link = Link {
+            tried: server.chosen(),
+            transport,
+            endpoint,
+            serial: self.serial,
+            hung_up: false,
+            waiter: None,
+            limit_ns: u64::MAX,
+            armed_ns: u64::MAX,
+            out: Outgoing::Own(Vec::new()),
+            out_at: 0,
+            timing: Timing::default(),
+            speaks,
+        };
+        let index = self.free_links.pop().unwrap_or_else(|| {
+            self.links.push(None);
+            (self.links.len() - 1) as u32
+        });
+        if let Err(failure) = self.watch(&link, index) {
+            self.free_links.push(index);
+            return Err(failure);
+        }
+        self.links[index as usize] = Some(link);
+        Ok(index)
+    }
+
+    pub(super) fn watch(&self, link: &Link, index: u32) -> Result<(), Failure> {
+        let data = EventData::new_u64(u64::from(index) | u64::from(link.serial) << 32);
+        let interest = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(&*self.epoll, link.transport.as_fd(), data, interest)
+            .map_err(|errno| Failure::of_system("cannot watch a connection", errno))
+    }
+
+    /// Nobody is at this address of the server: tries the next one, if there is one.
+    pub(super) fn open_elsewhere(&mut self, index: u32, now_ns: u64) -> bool {
+        let Some(mut link) = self.links[index as usize].take() else {
+            return false;
+        };
+        let server = &mut self.endpoints[link.endpoint as usize];
+        let mut opened = false;
+        while server.try_next(link.tried) {
+            link.tried = server.chosen();
+            if let Ok(stream) = Stream::open(server, None, false, None, now_ns) {
+                link.transport = Transport::Tcp(stream);
+                opened = true;
+                break;
+            }
+        }
+        let opened = opened && self.watch(&link, index).is_ok();
+        self.links[index as usize] = Some(link);
+        opened
+    }
+
+    pub(super) fn close(&mut self, index: u32) {
+        if let Some(link) = self.links[index as usize].take() {
+            self.free_links.push(index);
+            if let (Speaks::Http { user, origin, .. }, None) = (&link.speaks, link.waiter) {
+                if let Some(idle) = self.idle.get_mut(&(*user, *origin)) {
+                    idle.retain(|other| *other != index);
+                }
+            }
+        }
+    }
+
+    pub(super) fn limit(&mut self, index: u32, at_ns: u64) {
+        let link = self.links[index as usize]
+            .as_mut()
+            .expect("the link was just used");
+        link.limit_ns = at_ns;
+        // One timer for each link, which finds out when it rings whether it was the right time.
+        if at_ns < link.armed_ns {
+            link.armed_ns = at_ns;
+            let serial = link.serial;
+            self.timers.add(at_ns, Due::Limit { link: index, serial });
+        }
+    }
+
+    /// Closes all connections of a user.
+    pub fn forget_user(&mut self, user: u32) {
+        let of_user = |link: &Link| matches!(link.speaks, Speaks::Http { user: other, .. } if other == user);
+        let found: Vec<u32> = (0..self.links.len() as u32)
+            .filter(|&index| {
+                self.links[index as usize]
+                    .as_ref()
+                    .is_some_and(|link| link.waiter.is_none() && of_user(link))
+            })
+            .collect();
+        found.into_iter().for_each(|index| self.close(index));
+        self.idle.retain(|(other, _), _| *other != user);
+    }
+}
