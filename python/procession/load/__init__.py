@@ -15,6 +15,7 @@ it is a decorator that sets their defaults. The guide is docs/guide/load-python.
 
 from __future__ import annotations
 
+import os
 import sys
 import types
 from typing import Any, Callable, Iterable, Literal, Mapping, Sequence, TypeVar, Union, overload
@@ -138,6 +139,8 @@ def load(
     max_users: int | None = None,
     url: str | None = None,
     headers: Mapping[str, str] | None = None,
+    verify: bool | str | os.PathLike[str] = True,
+    cert: str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     data: Any = None,
     setup: Function | None = None,
     teardown: Function | None = None,
@@ -183,13 +186,16 @@ def load(target: Any = None, /, **options: Any) -> Any:
         max_users: with a rate, how many users there may be at most; they come as they are needed.
         url: what URLs without a host are relative to.
         headers: sent with every request of `http`.
+        verify: whether the certificates of https servers are checked; or a file of those (PEM) that are trusted instead of
+            the system's.
+        cert: our own certificate, for servers that ask for one: a file (PEM) with certificate and key, or a file for each.
         data: rows for those who ask for `data`: see `feed`.
         setup, teardown: called once per run, in the process that calls `load`. What `setup` returns is given to those who
             ask for `setup`.
         setup_process, teardown_process: called once in each worker process. What it returns takes the place of the former.
         seed: what random choices begin with; the same seed gives the same schedule.
-        own_target: says that a target which is not on this machine is yours to test. URLs that a function makes up itself
-            are not checked: test only what is yours.
+        own_target: says that a target which is not on this machine is yours to test. Without it, such a target gets a
+            modest load at most; a request of a function that would be more than that fails.
         context: a context whose start method the workers have; the default one if None.
 
     Returns:

@@ -121,6 +121,8 @@ def _options(target: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     )
     options = {name: settings[name] for name in names if settings.get(name) is not None}
     options["own_target"] = settings.get("own_target") or None
+    options["verify"] = False if settings.get("insecure") else settings.get("cacert")
+    options["cert"] = (settings["cert"], settings["key"]) if settings.get("cert") else None
     functions = target if isinstance(target, list) else [target]
     said = {name for function in functions for name in defaults_of(function)} | set(options)
     # What the command line says about the load takes the place of what the function says about it.

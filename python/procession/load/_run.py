@@ -139,7 +139,7 @@ def make_plan(scenario: Scenario, options: Mapping[str, Any], vuser: str) -> dic
 
 _OPTIONS = frozenset(
     """users rate arrivals stages duration iterations warmup timeout drain slo vuser processes max_users url headers
-    data setup teardown setup_process teardown_process seed own_target context weight""".split()
+    verify cert data setup teardown setup_process teardown_process seed own_target context weight""".split()
 )
 
 
@@ -206,11 +206,24 @@ def run(target: Any, options: Mapping[str, Any]) -> LoadResult:
         _call_hook(merged.get("teardown"), "teardown", value)
 
 
+def _tls(verify: Any, cert: Any) -> dict[str, Any]:
+    """How servers at https URLs prove who they are, and who we are."""
+    certificate, key = (cert, cert) if isinstance(cert, (str, os.PathLike)) else cert or (None, None)
+    return {
+        "insecure": verify is False,
+        "ca_file": None if isinstance(verify, bool) else os.fspath(verify),
+        "certificate_file": None if certificate is None else os.fspath(certificate),
+        "key_file": None if key is None else os.fspath(key),
+        "server_name": None,
+    }
+
+
 def make_job(scenario: Scenario, plan: dict[str, Any], vuser: str, merged: Mapping[str, Any], value: Any) -> Job:
     headers = merged.get("headers") or {}
     client = {
         "base_url": merged.get("url"),
         "headers": [[str(name), str(text)] for name, text in headers.items()],
+        "tls": _tls(merged.get("verify", True), merged.get("cert")),
     }
     return Job(
         scenario,

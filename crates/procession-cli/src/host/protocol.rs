@@ -1,5 +1,7 @@
 //! The lines that go between this process and the Python host; told in prose in `README.md` beside this file.
 
+use std::path::PathBuf;
+
 use procession_load::result::RunResult;
 use procession_load::Slo;
 use serde::{Deserialize, Serialize};
@@ -121,8 +123,14 @@ pub struct LoadJob {
     pub slo: Option<Vec<Slo>>,
     /// What random choices begin with.
     pub seed: u64,
-    /// Whether certificates are checked.
-    pub verify: bool,
+    /// Whether any certificate is taken.
+    pub insecure: bool,
+    /// Certificates that are trusted instead of the system's.
+    pub cacert: Option<PathBuf>,
+    /// Our own certificate.
+    pub cert: Option<PathBuf>,
+    /// Its key.
+    pub key: Option<PathBuf>,
     /// Whether the tester has said that targets elsewhere are theirs to test.
     pub own_target: bool,
 }

@@ -21,6 +21,8 @@ struct Secured {
     session: TlsSession,
     /// What did not fit out.
     unsent: Vec<u8>,
+    /// What has come in and can be opened when what was opened before is read.
+    sealed: Vec<u8>,
 }
 
 /// What [`Stream::receive`] has found.
@@ -67,6 +69,7 @@ impl Stream {
             secured: session.map(|session| Secured {
                 session,
                 unsent: Vec::new(),
+                sealed: Vec::new(),
             }),
             began_ns: now_ns,
             connected_ns: 0,
@@ -149,7 +152,7 @@ impl Stream {
                     ))
                 }
                 Some(n) => {
-                    let taken = secured.session.take(&scratch[..n]);
+                    let taken = secured.take(&scratch[..n]);
                     // Also when it failed: the other side is to know why.
                     let _ = secured.flush(&self.fd);
                     taken?;
@@ -243,12 +246,26 @@ impl Secured {
         Ok(())
     }
 
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let taken = self.session.take(bytes)?;
+        self.sealed.extend_from_slice(&bytes[taken..]);
+        Ok(())
+    }
+
     fn receive(&mut self, fd: &OwnedFd, into: &mut [u8], scratch: &mut [u8]) -> Result<Received, Failure> {
         let mut more = true;
         loop {
             match self.session.read(into) {
                 Some(0) => return Ok(Received::End),
-                Some(n) => return Ok(Received::Bytes(n, more || n == into.len())),
+                Some(n) => {
+                    let more = more || n == into.len() || !self.sealed.is_empty();
+                    return Ok(Received::Bytes(n, more));
+                }
+                None if !self.sealed.is_empty() => {
+                    let taken = self.session.take(&self.sealed)?;
+                    self.sealed.drain(..taken);
+                    continue;
+                }
                 None if !more => return Ok(Received::Nothing),
                 None => {}
             }
@@ -258,7 +275,7 @@ impl Secured {
                 Some(0) => return Ok(Received::End),
                 Some(n) => {
                     more = n == scratch.len();
-                    self.session.take(&scratch[..n])?;
+                    self.take(&scratch[..n])?;
                     // An answer to a change of keys, perhaps.
                     self.flush(fd)?;
                 }

@@ -21,6 +21,9 @@ const SYSTEM_BUNDLES: &[&str] = &[
     "/etc/ssl/ca-bundle.pem",
 ];
 
+/// As much as one record holds, which the library has room for.
+const MOST_UNREAD_BYTES: usize = 16 << 10;
+
 /// What connections to one server have in common.
 #[derive(Debug, Clone)]
 pub struct TlsClient {
@@ -174,22 +177,27 @@ impl TlsSession {
         self.0.is_handshaking()
     }
 
-    /// Takes bytes that have come in.
+    /// Takes bytes that have come in, until there is something to [`read`](TlsSession::read) first; returns how many.
     ///
     /// # Errors
     ///
     /// If they are not TLS, or the other side is not who it should be.
-    pub fn take(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
-        while !bytes.is_empty() {
-            let read = self.0.read_tls(&mut bytes);
+    pub fn take(&mut self, bytes: &[u8]) -> Result<usize, Failure> {
+        let mut left = bytes;
+        while !left.is_empty() {
+            let read = self.0.read_tls(&mut left);
             let read = read.map_err(|error| Failure::new(ErrorKind::Tls, format!("TLS: {error}")))?;
-            self.0.process_new_packets().map_err(failure)?;
+            let state = self.0.process_new_packets().map_err(failure)?;
             if read == 0 {
                 // It was closed properly; what follows has no meaning.
-                return Ok(());
+                return Ok(bytes.len());
+            }
+            // The library refuses more while so much of what it has opened was not read.
+            if state.plaintext_bytes_to_read() >= MOST_UNREAD_BYTES {
+                break;
             }
         }
-        Ok(())
+        Ok(bytes.len() - left.len())
     }
 
     /// Reads what was received: 0 bytes at the end, `None` if there is nothing yet.

@@ -63,32 +63,28 @@ impl Plan {
     }
 
     fn check_guards(&self) -> Result<()> {
+        match (self.stranger(), self.immodest()) {
+            (Some(host), Some(asked)) => fail(refusal(&host, &asked)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is asked for, if that is more than machines of others should get without their consent.
+    pub(crate) fn immodest(&self) -> Option<String> {
         let Guards {
             owns_target,
             stranger_rate,
             stranger_users,
         } = self.guards;
-        let Some(host) = self.stranger() else {
-            return Ok(());
-        };
-        if owns_target {
-            return Ok(());
-        }
         let (users, rate) = (self.pacing.most_users(), self.pacing.highest_rate());
         let modest = match rate {
             Some(rate) => rate <= stranger_rate,
             None => users <= stranger_users,
         };
-        if modest {
-            return Ok(());
-        }
-        let asked = match rate {
+        (!modest && !owns_target).then(|| match rate {
             Some(rate) => format!("{rate} requests per second (without consent at most {stranger_rate})"),
             None => format!("{users} connections (without consent at most {stranger_users})"),
-        };
-        fail(format!(
-            "{host} is not this machine, and {asked} may do harm: say that it is yours to test, or ask for less"
-        ))
+        })
     }
 
     /// The first host of the target that is not this machine.
@@ -116,6 +112,13 @@ impl Plan {
 fn host_of(address: &str) -> String {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.trim_matches(['[', ']']).to_owned()
+}
+
+/// Why this host is not tested so hard.
+pub(crate) fn refusal(host: &str, asked: &str) -> String {
+    format!(
+        "{host} is not this machine, and {asked} may do harm: say that it is yours to test, or ask for less"
+    )
 }
 
 /// Whether a host is this machine's own.

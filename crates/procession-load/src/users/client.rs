@@ -4,13 +4,15 @@ use super::engine::Outgoing;
 use crate::http::link::split_address;
 use crate::http::request::{encode, has_header};
 use crate::http::url::Url;
-use crate::net::{Endpoint, Failure};
-use crate::plan::{Header, HttpRequest, Payload};
+use crate::net::{Endpoint, Failure, TlsClient};
+use crate::plan::{is_loopback, refusal, Header, HttpRequest, Payload, TlsOptions};
 use crate::result::ErrorKind;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+/// The protocol that is agreed upon with TLS.
+const HTTP_1: &[u8] = b"http/1.1";
 /// So many prepared requests are remembered; functions that make up URLs would fill the memory otherwise.
 const MOST_PREPARED: usize = 4096;
 
@@ -22,6 +24,30 @@ pub struct ClientOptions {
     pub base_url: Option<String>,
     /// Sent with every request.
     pub headers: Vec<(String, String)>,
+    /// How servers at `https` URLs prove who they are, and who we are.
+    pub tls: TlsOptions,
+}
+
+impl ClientOptions {
+    /// Says what is wrong with them, if anything is, before the first user comes across it.
+    ///
+    /// # Errors
+    ///
+    /// A base URL that is none, a header that cannot be sent, files for TLS that cannot be read.
+    pub fn check(&self) -> Result<(), String> {
+        self.base()?;
+        for (name, value) in &self.headers {
+            check_header(name, value)?;
+        }
+        if self.tls != TlsOptions::default() {
+            TlsClient::new(&self.tls, "localhost", Some(HTTP_1))?;
+        }
+        Ok(())
+    }
+
+    fn base(&self) -> Result<Option<Url>, String> {
+        self.base_url.as_deref().map(Url::parse).transpose()
+    }
 }
 
 /// A request as a user's function asks for it.
@@ -70,6 +96,8 @@ pub(super) struct Cookies {
 #[derive(Debug)]
 pub(super) struct Client {
     options: ClientOptions,
+    /// What is asked for, if that is too much for machines that are not ours.
+    immodest: Option<String>,
     base: Option<Url>,
     origins: Vec<Origin>,
     prepared: HashMap<Box<str>, HashMap<&'static str, Prepared>>,
@@ -86,14 +114,13 @@ fn wrong(text: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
 }
 
 impl Client {
-    pub(super) fn new(options: ClientOptions) -> Result<Client, String> {
-        let base = options.base_url.as_deref().map(Url::parse).transpose()?;
-        for (name, value) in &options.headers {
-            check_header(name, value)?;
-        }
+    /// `immodest`: see [`Plan::immodest`](crate::plan::Plan::immodest).
+    pub(super) fn new(options: ClientOptions, immodest: Option<String>) -> Result<Client, String> {
+        options.check()?;
         Ok(Client {
+            base: options.base()?,
             options,
-            base,
+            immodest,
             origins: Vec::new(),
             prepared: HashMap::new(),
         })
@@ -210,28 +237,39 @@ impl Client {
     pub(super) fn endpoint(
         &mut self,
         origin: u32,
-        add: impl FnOnce(Endpoint) -> u32,
+        add: impl FnOnce(Endpoint, Option<TlsClient>) -> u32,
     ) -> Result<u32, Failure> {
         let origin = &mut self.origins[origin as usize];
-        if origin.tls {
-            return Err(wrong(format!(
-                "https://{}: functions as virtual users speak plain HTTP/1.1 only; test an https URL with `procession load URL`",
-                origin.authority
-            )));
-        }
         if let Some(endpoint) = origin.endpoint {
             return Ok(endpoint);
         }
-        let endpoint = add(Endpoint::resolve(&origin.host, origin.port)?);
+        spare_strangers(&origin.host, self.immodest.as_deref())?;
+        let tls = match origin.tls {
+            true => Some(
+                TlsClient::new(&self.options.tls, &origin.host, Some(HTTP_1))
+                    .map_err(|text| wrong(format!("https://{}: {text}", origin.authority)))?,
+            ),
+            false => None,
+        };
+        let endpoint = add(Endpoint::resolve(&origin.host, origin.port)?, tls);
         origin.endpoint = Some(endpoint);
         Ok(endpoint)
     }
+
+    /// The server at `HOST:PORT`.
+    pub(super) fn resolve(&self, address: &str) -> Result<Endpoint, Failure> {
+        let (host, port) = split_address(address).map_err(|failure| wrong(failure.text))?;
+        spare_strangers(&host, self.immodest.as_deref())?;
+        Endpoint::resolve(&host, port)
+    }
 }
 
-/// The server at `HOST:PORT`.
-pub(super) fn resolve(address: &str) -> Result<Endpoint, Failure> {
-    let (host, port) = split_address(address).map_err(|failure| wrong(failure.text))?;
-    Endpoint::resolve(&host, port)
+/// Refuses a machine that is not ours, if it would be asked for more than is modest.
+fn spare_strangers(host: &str, immodest: Option<&str>) -> Result<(), Failure> {
+    match immodest {
+        Some(asked) if !is_loopback(host) => Err(wrong(refusal(host, asked))),
+        _ => Ok(()),
+    }
 }
 
 impl Prepared {
@@ -299,8 +337,9 @@ mod tests {
         let options = ClientOptions {
             base_url: Some("http://127.0.0.1:8000/api/".into()),
             headers: vec![("X-Run".into(), "7".into())],
+            ..ClientOptions::default()
         };
-        Client::new(options).unwrap()
+        Client::new(options, None).unwrap()
     }
 
     fn text(prepared: &Prepared) -> String {
@@ -352,11 +391,13 @@ mod tests {
                 .unwrap();
             assert_eq!(&*prepared.name, name);
         }
-        let without = Client::new(ClientOptions::default()).unwrap().prepare(&Ask {
-            method: "GET",
-            url: "/",
-            ..Ask::default()
-        });
+        let without = Client::new(ClientOptions::default(), None)
+            .unwrap()
+            .prepare(&Ask {
+                method: "GET",
+                url: "/",
+                ..Ask::default()
+            });
         assert!(without.unwrap_err().text.contains("names no host"));
     }
 
@@ -377,6 +418,28 @@ mod tests {
             };
             assert_eq!(client.prepare(&ask).unwrap_err().kind, ErrorKind::Script);
         }
+    }
+
+    #[test]
+    fn machines_of_others_are_spared() {
+        let mut client =
+            Client::new(ClientOptions::default(), Some("9000 requests per second".into())).unwrap();
+        let mut reach = |url| {
+            let ask = Ask {
+                method: "GET",
+                url,
+                ..Ask::default()
+            };
+            let origin = client.prepare(&ask).unwrap().origin;
+            client.endpoint(origin, |_, _| 7)
+        };
+        let refused = reach("http://192.0.2.1/").unwrap_err();
+        assert_eq!(refused.kind, ErrorKind::Script);
+        assert!(refused
+            .text
+            .starts_with("192.0.2.1 is not this machine, and 9000 requests"));
+        assert_eq!(reach("http://127.0.0.1:1/").unwrap(), 7);
+        assert!(client.resolve("192.0.2.1:9").is_err() && client.resolve("[::1]:9").is_ok());
     }
 
     #[test]

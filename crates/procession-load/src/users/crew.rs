@@ -4,11 +4,12 @@
 //! coroutines, plain functions) begin operations for their users, get a [`Ticket`] for each, and are told by
 //! [`Crew::next_outcome`] which of them are over and how.
 
-use super::client::{resolve, Ask, Client, ClientOptions, Cookies};
+use super::client::{Ask, Client, ClientOptions, Cookies};
 use super::desk::{Desk, Next};
 use super::engine::{Done, Engine, Found, Receive, Socket, Ticket, Timing};
 use super::reply::Reply;
 use crate::net::Failure;
+use crate::plan::Plan;
 use crate::result::{ErrorKind, StepKind};
 use crate::{now_ns, Phase, Sample, StepId};
 use rustix::fd::OwnedFd;
@@ -128,13 +129,12 @@ impl Crew {
     ///
     /// No descriptor is left, or the options make no sense.
     pub fn new(desk: Arc<Desk>, options: ClientOptions, iteration: &str) -> Result<Crew, String> {
-        let timeout_ns = desk
-            .with(|desk| desk.worker.plan().timeout.as_nanos() as u64)
-            .unwrap_or(0);
+        let of_plan = |plan: &Plan| (plan.timeout.as_nanos() as u64, plan.immodest());
+        let (timeout_ns, immodest) = desk.with(|desk| of_plan(desk.worker.plan())).unwrap_or_default();
         Ok(Crew {
             engine: Engine::new(Arc::clone(&desk)).map_err(|error| format!("no event loop: {error}"))?,
             desk,
-            client: Client::new(options)?,
+            client: Client::new(options, immodest)?,
             ops: Vec::new(),
             users: Vec::new(),
             steps: HashMap::new(),
@@ -380,10 +380,9 @@ impl Crew {
         let prepared = self.client.prepare(ask).map_err(Some)?;
         let step = self.step(StepKind::Request, &prepared.name).ok_or(None)?;
         let engine = &mut self.engine;
-        let endpoint = match self
-            .client
-            .endpoint(prepared.origin, |endpoint| engine.add_endpoint(endpoint))
-        {
+        let endpoint = match self.client.endpoint(prepared.origin, |endpoint, tls| {
+            engine.add_endpoint(endpoint, tls)
+        }) {
             Ok(endpoint) => endpoint,
             Err(failure) if failure.kind == ErrorKind::Dns => {
                 let now = now_ns();
@@ -443,7 +442,9 @@ impl Crew {
         let endpoint = match self.endpoints.get(address) {
             Some(endpoint) => *endpoint,
             None => {
-                let endpoint = self.engine.add_endpoint(resolve(address).map_err(Some)?);
+                let endpoint = self
+                    .engine
+                    .add_endpoint(self.client.resolve(address).map_err(Some)?, None);
                 self.endpoints.insert(address.into(), endpoint);
                 endpoint
             }

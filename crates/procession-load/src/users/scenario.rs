@@ -6,7 +6,7 @@ use super::desk::Desk;
 use super::engine::{Engine, Found, Ticket};
 use super::reply::Reply;
 use crate::net::Failure;
-use crate::plan::{Pacing, Plan, Target};
+use crate::plan::{Pacing, Plan, Target, TlsOptions};
 use crate::result::ErrorKind;
 use crate::{now_ns, ForkHooks, Phase, Result, Run, Worker, Workload};
 use std::cell::{Cell, RefCell};
@@ -358,6 +358,12 @@ impl<V: VirtualUser> Scenario<V> {
     /// What URLs without a host are relative to.
     pub fn base_url(mut self, url: &str) -> Scenario<V> {
         self.client.base_url = Some(url.to_owned());
+        self
+    }
+
+    /// How servers at `https` URLs prove who they are, and who we are.
+    pub fn tls(mut self, options: TlsOptions) -> Scenario<V> {
+        self.client.tls = options;
         self
     }
 

@@ -135,7 +135,10 @@ fn said(scenario: &Scenario, arguments: &LoadArguments) -> LoadJob {
         vuser: arguments.vuser.map(|vuser| vuser.name()),
         slo: (!scenario.slos.is_empty()).then(|| scenario.slos.clone()),
         seed: scenario.seed,
-        verify: !arguments.insecure,
+        insecure: arguments.insecure,
+        cacert: arguments.cacert.clone(),
+        cert: arguments.cert.clone(),
+        key: arguments.key.clone(),
         own_target: arguments.yes_i_own_this_target,
     }
 }

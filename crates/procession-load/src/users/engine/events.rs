@@ -136,12 +136,16 @@ impl Engine {
         let closing = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
         link.hung_up |= closing;
         if !link.transport.is_open() {
-            if !closing && !flags.contains(EventFlags::OUT) {
+            if !closing && !flags.contains(EventFlags::OUT) && !link.transport.is_connected() {
                 return;
             }
             self.connected(index, flags);
-        } else if flags.contains(EventFlags::OUT) && link.out_at < link.out.bytes().len() {
-            self.write(index);
+        } else if flags.contains(EventFlags::OUT) {
+            if link.out_at < link.out.bytes().len() {
+                self.write(index);
+            } else if let Err(failure) = link.transport.flush() {
+                self.fail(index, failure, monotonic_ns());
+            }
         }
         let is_readable = closing || flags.contains(EventFlags::IN);
         let is_open = |link: &Link| link.transport.is_open();
@@ -158,10 +162,11 @@ impl Engine {
         let Transport::Tcp(stream) = &mut link.transport else {
             return;
         };
-        let server = &mut self.endpoints[link.endpoint as usize];
+        let server = &mut self.endpoints[link.endpoint as usize].endpoint;
+        let sealed = &mut self.sealed;
         let advanced = self
             .desk
-            .with(|desk| stream.advance(server, &mut [], Ready(flags), desk.worker.recorder()));
+            .with(|desk| stream.advance(server, sealed, Ready(flags), desk.worker.recorder()));
         match advanced {
             // Nobody counts any more.
             None | Some(Ok(false)) => {}
@@ -175,8 +180,10 @@ impl Engine {
             }
             Some(Err(failure)) => {
                 let link = self.links[index as usize].as_mut().expect("it is open");
+                // Where somebody is, but does not agree on TLS, another address is no help.
+                let is_nobody = matches!(&link.transport, Transport::Tcp(stream) if !stream.is_connected());
                 link.hung_up = false;
-                if !self.open_elsewhere(index, now) {
+                if !is_nobody || !self.open_elsewhere(index, now) {
                     self.fail(index, failure, now);
                 }
             }
@@ -216,7 +223,7 @@ impl Engine {
     pub(super) fn read(&mut self, index: u32) {
         loop {
             let link = self.links[index as usize].as_mut().expect("it is open");
-            let (count, more) = match link.transport.receive(&mut self.buffer) {
+            let (count, more) = match link.transport.receive(&mut self.buffer, &mut self.sealed) {
                 Ok(Some(received)) => received,
                 Ok(None) => return,
                 Err(failure) => {

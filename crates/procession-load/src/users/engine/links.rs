@@ -3,9 +3,12 @@
 use super::*;
 
 impl Engine {
-    /// A server, by a number that requests name it by.
-    pub fn add_endpoint(&mut self, endpoint: Endpoint) -> u32 {
-        self.endpoints.push(endpoint);
+    /// A server, by a number that requests name it by; with TLS if there is a client for it.
+    pub fn add_endpoint(&mut self, endpoint: Endpoint, tls: Option<TlsClient>) -> u32 {
+        if tls.is_some() && self.sealed.is_empty() {
+            self.sealed = vec![0; READ_BYTES].into_boxed_slice();
+        }
+        self.endpoints.push(Server { endpoint, tls });
         (self.endpoints.len() - 1) as u32
     }
 
@@ -17,13 +20,13 @@ impl Engine {
         now_ns: u64,
     ) -> Result<u32, Failure> {
         let server = &self.endpoints[endpoint as usize];
-        let transport = match server.address() {
+        let transport = match server.endpoint.address() {
             Address::Ip(address) if is_udp => Transport::Udp(net::udp(address)?),
-            _ => Transport::Tcp(Stream::open(server, None, false, None, now_ns)?),
+            _ => Transport::Tcp(server.open(now_ns)?),
         };
         self.serial = self.serial.wrapping_add(1);
         let link = Link {
-            tried: server.chosen(),
+            tried: server.endpoint.chosen(),
             transport,
             endpoint,
             serial: self.serial,
@@ -62,9 +65,9 @@ impl Engine {
         };
         let server = &mut self.endpoints[link.endpoint as usize];
         let mut opened = false;
-        while server.try_next(link.tried) {
-            link.tried = server.chosen();
-            if let Ok(stream) = Stream::open(server, None, false, None, now_ns) {
+        while server.endpoint.try_next(link.tried) {
+            link.tried = server.endpoint.chosen();
+            if let Ok(stream) = server.open(now_ns) {
                 link.transport = Transport::Tcp(stream);
                 opened = true;
                 break;

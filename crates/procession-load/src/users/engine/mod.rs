@@ -11,7 +11,7 @@ mod raw;
 use super::desk::Desk;
 use super::reply::{Reply, ReplyReader};
 use super::timers::{Due, Timers};
-use crate::net::{self, Address, Endpoint, Failure, Ready, Received, Stream};
+use crate::net::{self, Address, Endpoint, Failure, Ready, Received, Stream, TlsClient};
 use crate::result::ErrorKind;
 use procession::os::time::monotonic_ns;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -168,6 +168,22 @@ impl Transport {
         }
     }
 
+    /// Whether somebody is there, be it that TLS is not agreed upon yet.
+    fn is_connected(&self) -> bool {
+        match self {
+            Transport::Tcp(stream) => stream.is_connected(),
+            Transport::Udp(_) => true,
+        }
+    }
+
+    /// Sends what TLS has sealed and found no room for.
+    fn flush(&mut self) -> Result<(), Failure> {
+        match self {
+            Transport::Tcp(stream) => stream.flush(),
+            Transport::Udp(_) => Ok(()),
+        }
+    }
+
     fn send(&mut self, bytes: &[u8]) -> Result<usize, Failure> {
         match self {
             Transport::Tcp(stream) => stream.send(bytes),
@@ -176,16 +192,28 @@ impl Transport {
     }
 
     /// How many bytes, and whether there may be more; 0 bytes at the end.
-    fn receive(&mut self, into: &mut [u8]) -> Result<Option<(usize, bool)>, Failure> {
+    fn receive(&mut self, into: &mut [u8], sealed: &mut [u8]) -> Result<Option<(usize, bool)>, Failure> {
         match self {
-            // The second buffer is for what is encrypted, which nothing here is.
-            Transport::Tcp(stream) => stream.receive(into, &mut []).map(|received| match received {
+            Transport::Tcp(stream) => stream.receive(into, sealed).map(|received| match received {
                 Received::Nothing => None,
                 Received::End => Some((0, false)),
                 Received::Bytes(count, more) => Some((count, more)),
             }),
             Transport::Udp(fd) => Ok(net::receive(fd, into)?.map(|count| (count, true))),
         }
+    }
+}
+
+/// Who is connected to.
+#[derive(Debug)]
+struct Server {
+    endpoint: Endpoint,
+    tls: Option<TlsClient>,
+}
+
+impl Server {
+    fn open(&self, now_ns: u64) -> Result<Stream, Failure> {
+        Stream::open(&self.endpoint, self.tls.as_ref(), false, None, now_ns)
     }
 }
 
@@ -240,7 +268,9 @@ pub struct Engine {
     /// Idle connections by user and origin.
     idle: std::collections::HashMap<(u32, u32), Vec<u32>>,
     buffer: Box<[u8]>,
-    endpoints: Vec<Endpoint>,
+    /// What TLS is to open, once there is a server that speaks it.
+    sealed: Box<[u8]>,
+    endpoints: Vec<Server>,
     desk: Arc<Desk>,
     looked_ns: u64,
     found: Found,
@@ -272,6 +302,7 @@ impl Engine {
             done: VecDeque::new(),
             idle: Default::default(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
+            sealed: Box::default(),
             endpoints: Vec::new(),
             desk,
             looked_ns: 0,
