@@ -10,6 +10,7 @@ from typing import Any, Callable, Mapping
 
 from .. import _native
 from ._feed import Feed, feed
+from ._greenlets import Greenlets
 from ._result import LoadResult
 from ._scenario import DEFAULTS_ATTRIBUTE, LoadError, Scenario, defaults_of, name_of, resolve
 from ._worker import Job, call_hook, work
@@ -158,6 +159,9 @@ def prepare(target: Any, options: Mapping[str, Any]) -> tuple[Scenario, dict[str
     vuser = merged.get("vuser") or ("async" if scenario.is_async else "thread")
     if vuser not in _VUSERS:
         raise ValueError(f"vuser must be one of {', '.join(map(repr, _VUSERS))}, not {vuser!r}")
+    if vuser == "async" and not scenario.is_async:
+        # What is missing is said here, not by each worker.
+        Greenlets(scenario.name)
     return scenario, make_plan(scenario, merged, vuser), vuser, merged
 
 

@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 from .. import _native
 from ._feed import Feed
+from ._greenlets import Greenlets
 from ._scenario import Injection, LoadError, Scenario, name_of
 
 __all__ = ()
@@ -146,6 +147,8 @@ class _Users:
         self.job = job
         self.process = process
         self.setup_value = setup_value
+        #: What runs plain functions where coroutines are run.
+        self.greenlets: Greenlets | None = None
 
     def caller(self, user: Any) -> Callable[[], Any]:
         return _Caller(self.job, user, self.setup_value).next
@@ -159,6 +162,8 @@ class _Users:
     async def live_async(self, user: Any) -> None:
         """The life of a user that is a coroutine."""
         call = self.caller(user)
+        if self.greenlets is not None:
+            call = self.greenlets.awaited(call)
         begin, done, fail = user.begin, user.done, user.fail
         try:
             while True:
@@ -253,12 +258,11 @@ class _Coroutines(_Users):
     """Many users in one thread."""
 
     def run(self) -> None:
-        if not self.job.scenario.is_async:
-            raise LoadError(
-                f"{self.job.scenario.name} is no `async def` function, and only those can share a thread: "
-                "use vuser='thread' or 'process', or write it as `async def`"
-            )
-        self.drive(self.process.engine(True), False)
+        if self.job.scenario.is_async:
+            self.drive(self.process.engine(True), False)
+        else:
+            self.greenlets = Greenlets(self.job.scenario.name)
+            self.drive(self.process.engine(True, self.greenlets.set_aside), False)
 
 
 class _Threads(_Users):

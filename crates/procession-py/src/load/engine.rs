@@ -26,6 +26,9 @@ pub struct Inner {
     pub desk: Arc<Desk>,
     epoll: Arc<OwnedFd>,
     pub is_async: bool,
+    /// Plain functions that share a thread do not await: they are set aside by this, called with what they wait for, and
+    /// have its result when it returns.
+    set_aside: Option<Py<PyAny>>,
     found: Mutex<Found>,
     /// Who awaits what, by the tickets' indexes.
     waits: GilCell<Vec<Option<Py<Wait>>>>,
@@ -100,7 +103,11 @@ impl Inner {
     ) -> Result<PyResult<Py<PyAny>>, E> {
         if self.is_async {
             let ticket = begin(&mut self.crew())?;
-            return Ok(self.awaitable(py, ticket, makes()));
+            let wait = self.awaitable(py, ticket, makes());
+            return Ok(match (&self.set_aside, wait) {
+                (Some(set_aside), Ok(wait)) => set_aside.call1(py, (wait,)),
+                (_, wait) => wait,
+            });
         }
         let (ticket, early) = py.detach(|| {
             let mut crew = self.crew();
@@ -236,6 +243,7 @@ impl LoadEngine {
         options: ClientOptions,
         iteration: &str,
         is_async: bool,
+        set_aside: Option<Py<PyAny>>,
     ) -> PyResult<LoadEngine> {
         let crew = Crew::new(desk.clone(), options, iteration).map_err(PyRuntimeError::new_err)?;
         Ok(LoadEngine {
@@ -244,6 +252,7 @@ impl LoadEngine {
                 crew: Mutex::new(crew),
                 desk,
                 is_async,
+                set_aside,
                 found: Mutex::default(),
                 waits: GilCell::default(),
                 ready: GilCell::default(),

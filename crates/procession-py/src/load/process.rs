@@ -93,9 +93,11 @@ impl LoadProcess {
         }
     }
 
-    /// An engine for the users of the calling thread.
-    fn engine(&self, is_async: bool) -> PyResult<LoadEngine> {
-        let engine = LoadEngine::new(self.desk.clone(), self.options.clone(), &self.iteration, is_async)?;
+    /// An engine for the users of the calling thread: coroutines, one plain function, or several that `set_aside` sets aside.
+    #[pyo3(signature = (is_async, set_aside=None))]
+    fn engine(&self, is_async: bool, set_aside: Option<Py<PyAny>>) -> PyResult<LoadEngine> {
+        let options = self.options.clone();
+        let engine = LoadEngine::new(self.desk.clone(), options, &self.iteration, is_async, set_aside)?;
         CURRENT.with(|current| *current.borrow_mut() = Some(engine.inner.clone()));
         Ok(engine)
     }

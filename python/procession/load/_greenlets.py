@@ -1,0 +1,44 @@
+"""Plain functions as users that share a thread: each runs in a greenlet, which is set aside while it waits."""
+
+from __future__ import annotations
+
+from typing import Any, Awaitable, Callable
+
+from ._scenario import LoadError
+
+__all__ = ()
+
+
+class Greenlets:
+    """Runs plain functions under an event loop of coroutines."""
+
+    def __init__(self, name: str) -> None:
+        try:
+            import greenlet  # type: ignore[import-untyped,unused-ignore]
+        except ImportError:
+            raise LoadError(
+                f"{name} is a plain function, and those share a thread by greenlets, which are not installed: "
+                "pip install 'procession[greenlet]'; or use vuser='thread' or 'process', or write it as `async def`"
+            ) from None
+        self._greenlet = greenlet.greenlet
+        self._current = greenlet.getcurrent
+
+    def set_aside(self, wait: Awaitable[Any]) -> Any:
+        """Called in a greenlet: lets the event loop go on, and returns what was waited for."""
+        return self._current().parent.switch(wait)
+
+    def awaited(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        """A coroutine function that runs `call` in a greenlet and awaits what it waits for."""
+
+        async def run() -> None:
+            running = self._greenlet(call)
+            wait = running.switch()
+            while not running.dead:
+                try:
+                    value = await wait
+                except BaseException as error:
+                    wait = running.throw(error)
+                else:
+                    wait = running.switch(value)
+
+        return run

@@ -1,0 +1,91 @@
+"""Plain functions share a thread where greenlets are installed; what they wait for, others use."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import time
+
+import load_server
+import pytest
+
+from procession.load import LoadError, RequestError, load, think
+
+pytest.importorskip("greenlet")
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def server():
+    with load_server.serving() as server:
+        yield server
+
+
+def test_users_that_wait_do_so_beside_each_other(server):
+    def user():
+        think(0.2)
+
+    began = time.monotonic()
+    result = load(user, vuser="async", users=50, iterations=50, processes=1)
+    assert (result.iterations, result.errors) == (50, {})
+    # One after the other they would take ten seconds.
+    assert time.monotonic() - began < 8
+
+
+def test_failures_are_raised_where_the_function_waits(server):
+    def user(http):
+        try:
+            http.get("http://127.0.0.1:9/")
+        except RequestError as error:
+            assert "refused" in str(error)
+            raise ValueError("seen") from error
+
+    result = load(user, vuser="async", url=server.url, users=1, iterations=4, processes=1)
+    assert result.errors == {"refused": 4, "script": 4}
+    assert "ValueError: seen" in result.examples["script"]
+
+
+def test_sockets_work_in_the_same_words(server):
+    def user(tcp):
+        with tcp.connect(server.tcp) as connection:
+            connection.send(b"ping 1\n")
+            assert connection.recv_until(b"\n").endswith(b"\n")
+
+    threads = load(user, vuser="thread", users=3, iterations=12, processes=1)
+    greenlets = load(user, vuser="async", users=3, iterations=12, processes=1)
+    assert (greenlets.iterations, greenlets.errors) == (threads.iterations, threads.errors) == (12, {})
+    assert {name: step.count for name, step in greenlets.steps.items()} == {
+        name: step.count for name, step in threads.steps.items()
+    }
+
+
+def test_they_run_inside_of_asyncio_too(server):
+    def user(http):
+        assert asyncio.get_running_loop() is not None
+        http.get("/")
+
+    result = load(user, vuser="async", url=server.url, users=3, iterations=12, processes=1)
+    assert (result.requests, result.errors) == (12, {}), result.examples
+
+
+def test_a_rate_is_kept(server):
+    def user(http):
+        http.get("/slow")
+
+    result = load(user, vuser="async", url=server.url, rate=100, duration=0.5, processes=1)
+    assert result.requests + result.unfinished + result.data["totals"]["unsent"] == 50
+
+
+def test_without_greenlets_the_error_says_what_to_install(server, monkeypatch):
+    def import_less(name, *arguments, **keywords):
+        if name == "greenlet":
+            raise ImportError(name)
+        return real(name, *arguments, **keywords)
+
+    real = builtins.__import__
+    monkeypatch.setattr(builtins, "__import__", import_less)
+    with pytest.raises(LoadError, match="procession\\[greenlet\\]"):
+        load(lambda http: None, vuser="async", url=server.url, iterations=1)
