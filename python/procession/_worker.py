@@ -44,6 +44,11 @@ class Settings:
         self.threads = pool._threads_per_worker
         self.start_method = pool._start_method
         self.first_number = pool._first_number
+        self.log_queue = self.log_level = None
+        if pool._relay is not None:
+            import logging
+
+            self.log_queue, self.log_level = pool._relay.queue, logging.getLogger().level
         caller = _process.current_process()
         self.caller_pid = os.getpid()
         self.caller_name = caller.name
@@ -71,6 +76,10 @@ class PoolWorker(_process.BaseProcess):
             _seed_numpy()
         _offer_stack(seat)
         _limits.hold_worker(seat.number, settings.cpus, settings.threads)
+        if settings.log_queue is not None:
+            from ._logging import send_to
+
+            send_to(settings.log_queue, settings.log_level)
         if settings.initializer is not None:
             if seat.pool_is_broken:
                 sys.exit(1)

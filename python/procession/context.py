@@ -44,6 +44,7 @@ class BaseContext(_stdlib_context.BaseContext):
         retries=None,
         cpu_affinity=None,
         threads_per_worker="auto",
+        relay_logging=False,
     ):
         """Returns a pool of worker processes. See `procession.pool.Pool`."""
         from .pool import Pool
@@ -60,6 +61,7 @@ class BaseContext(_stdlib_context.BaseContext):
             retries=retries,
             cpu_affinity=cpu_affinity,
             threads_per_worker=threads_per_worker,
+            relay_logging=relay_logging,
         )
 
     def Lock(self):

@@ -62,6 +62,8 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         threads_per_worker: how many threads numeric libraries (OpenMP, OpenBLAS, MKL, …) may use in each worker. By
             default the CPUs are divided among the workers, unless the environment says otherwise. None for no limit.
         recycle_memory: bytes of memory of its own with which a worker is replaced after its task, for tasks that leak.
+        relay_logging: whether the records that tasks log by `logging` are handled in the process that made the pool, by its
+            handlers, instead of in the workers. A thread does that, and ends with the pool.
 
     Raises:
         ValueError, TypeError: an argument is not what it should be.
@@ -76,6 +78,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
 
     # For objects that were never initialized, which have a `__del__` all the same.
     _state = INIT
+    _relay = None
 
     @staticmethod
     def Process(ctx, *args, **kwds):
@@ -96,6 +99,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         retries=None,
         cpu_affinity=None,
         threads_per_worker="auto",
+        relay_logging=False,
     ):
         # What `__del__` and `__repr__` look at exists from the beginning, whatever fails below.
         self._state = INIT
@@ -154,8 +158,14 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         self._set_retrying(self._retry.times > 0)
         self._start_method = method
         self._first_number = first_number
+        if relay_logging:
+            from ._logging import Relay
+
+            self._relay = Relay(context)
         _by_value.note_pool(self)
         self._launch()
+        if self._relay is not None:
+            self._relay.start()
         # At exit pools end before the processes that other modules join.
         self._finalizer = _util.Finalize(self, _terminate_at_exit, args=(weakref.ref(self),), exitpriority=15)
         self._state = RUN
@@ -384,6 +394,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         self._state = TERMINATE
         self._terminate()
         _retry.end_all(self)
+        self._end_relay()
 
     def join(self):
         """Waits until all work is done and all workers have ended. Call `close` or `terminate` first."""
@@ -392,6 +403,11 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
         self._join()
+        self._end_relay()
+
+    def _end_relay(self):
+        if self._relay is not None:
+            self._relay.end()
 
 
 class _Worker:
@@ -482,3 +498,4 @@ def _terminate_at_exit(reference):
     if pool is not None:
         pool._state = TERMINATE
         pool._terminate(at_exit=True)
+        pool._end_relay()

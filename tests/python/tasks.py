@@ -7,6 +7,7 @@ every such worker imports it.
 import collections
 import copyreg
 import functools
+import logging
 import mmap
 import os
 import random
@@ -950,3 +951,27 @@ def add_to_state(x):
     import procession
 
     return procession.worker_state()["sum"] + x
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Logging.
+
+
+def log_line(n):
+    logging.getLogger("tasks").info("line %d", n)
+
+
+def log_debug():
+    logging.getLogger("tasks").debug("nobody wants to know")
+
+
+def log_exception():
+    try:
+        1 / 0  # noqa: B018
+    except ZeroDivisionError:
+        logging.getLogger("tasks").exception("that failed")
+
+
+def log_and_die(n):
+    logging.getLogger("tasks").warning("about to die %d", n)
+    os.kill(os.getpid(), signal.SIGKILL)
