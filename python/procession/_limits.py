@@ -29,6 +29,21 @@ def bytes_of(name, amount):
     return int(amount)
 
 
+# How many CPUs this process should keep busy, if it is a worker of a pool.
+_share = None
+
+
+def usable_cpus():
+    """How many CPUs this process may use: in a worker its share of them, so that pools in tasks do not multiply."""
+    usable = _native.usable_cpus()
+    return usable if _share is None else min(usable, _share)
+
+
+def share_of(processes):
+    """How many CPUs each of so many workers of this process's should keep busy."""
+    return max(1, usable_cpus() // processes)
+
+
 def cpus_of(cpu_affinity):
     """The CPUs that workers are bound to in turn; none if they are not bound."""
     if cpu_affinity is None or cpu_affinity is False:
@@ -53,7 +68,7 @@ def threads_of(threads_per_worker, processes):
     if threads_per_worker is None:
         return None
     if threads_per_worker == "auto":
-        return max(1, _native.usable_cpus() // processes), False
+        return share_of(processes), False
     if not isinstance(threads_per_worker, int) or isinstance(threads_per_worker, bool):
         raise TypeError(f"threads_per_worker must be an int or None, not {type(threads_per_worker).__name__}")
     if threads_per_worker < 1:
@@ -72,8 +87,10 @@ _THREAD_VARIABLES = (
 )
 
 
-def hold_worker(number, cpus, threads):
+def hold_worker(number, cpus, threads, share):
     """Holds the calling process, a worker, to what it may use."""
+    global _share
+    _share = share
     if cpus:
         try:
             os.sched_setaffinity(0, {cpus[(number - 1) % len(cpus)]})

@@ -42,6 +42,7 @@ class Settings:
         self.initargs = pool._initargs
         self.cpus = pool._cpus
         self.threads = pool._threads_per_worker
+        self.cpu_share = _limits.share_of(pool._processes)
         self.start_method = pool._start_method
         self.first_number = pool._first_number
         self.log_queue = self.log_level = None
@@ -75,7 +76,7 @@ class PoolWorker(_process.BaseProcess):
         if settings.start_method != "fork":
             _seed_numpy()
         _offer_stack(seat)
-        _limits.hold_worker(seat.number, settings.cpus, settings.threads)
+        _limits.hold_worker(seat.number, settings.cpus, settings.threads, settings.cpu_share)
         if settings.log_queue is not None:
             from ._logging import send_to
 

@@ -43,7 +43,8 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
     """A pool of worker processes.
 
     Args:
-        processes: how many workers; as many as the CPUs this process may use if None.
+        processes: how many workers; as many as the CPUs this process may use if None. In a task of another pool that is the
+            share of its worker, so that pools in pools do not multiply.
         initializer: called once in each worker before its first task, with `initargs`. If it raises, the pool is broken:
             everyone who waits for a result, now or later, gets `WorkerInitError` with the traceback.
         initargs: the arguments of `initializer`.
@@ -110,7 +111,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             context = _default_context.get_context()
         self._ctx = context
         if processes is None:
-            processes = _native.usable_cpus()
+            processes = _limits.usable_cpus()
         if processes < 1:
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None:

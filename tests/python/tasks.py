@@ -975,3 +975,25 @@ def log_exception():
 def log_and_die(n):
     logging.getLogger("tasks").warning("about to die %d", n)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pools in tasks.
+
+
+def size_of_inner_pool(start_method, processes=None):
+    from subject import mp
+
+    with mp.get_context(start_method).Pool(processes) as pool:
+        return pool._processes
+
+
+def hold_inner_pool(path):
+    from subject import mp
+
+    with mp.get_context("fork").Pool(2) as pool:
+        pool.map(identity, range(100), 1)
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            file.write(" ".join(str(worker.pid) for worker in pool._pool))
+        os.rename(path + ".new", path)
+        pool.apply(time.sleep, (1000,))
