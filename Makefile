@@ -6,6 +6,8 @@ VENV ?= .venv
 SOAK_ROUNDS ?= 50
 # And how many rounds beside each other: about half of each round is waiting.
 SOAK_JOBS ?= 2
+# How long `make soak-control` takes.
+SOAK_SECONDS ?= 600
 # With which `make test-pythons` tests: those of 3.9 to 3.13 that are there.
 PYTHONS ?= $(foreach minor,9 10 11 12 13,$(if $(shell python3.$(minor) -c 'print(1)' 2>/dev/null),python3.$(minor)))
 # With which `make compat` runs CPython's tests: the oldest of those, the default one, the newest.
@@ -33,7 +35,7 @@ $(shell rm -f $(VENV)/.build-stamp $(VENV)/.test-build-stamp)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-rust test-python test-pythons compat compat-check bench bench-load load-truth faults lint format docs reference pictures soak build test-build wheel clean FORCE
+.PHONY: help run test test-rust test-python test-pythons compat compat-check bench bench-load load-truth faults lint format docs reference pictures soak soak-control build test-build wheel clean FORCE
 .DELETE_ON_ERROR:
 
 help: ## lists the targets
@@ -110,6 +112,9 @@ pictures: build ## takes the pictures of docs/pictures anew, from real runs (nee
 
 soak: test-build ## kills workers at random for a while, then runs the fault tests SOAK_ROUNDS times in a row (50)
 	@$(BIN)/python tests/python/soak.py --rounds $(SOAK_ROUNDS) --jobs $(SOAK_JOBS)
+
+soak-control: test-build ## kills, stops, limits, cancels and retries at thousands of tasks a second, for SOAK_SECONDS (600)
+	@$(BIN)/python tests/python/control_soak.py --seconds $(SOAK_SECONDS)
 
 build: $(VENV)/.build-stamp ## compiles and installs the package and the command into .venv
 

@@ -997,3 +997,12 @@ def hold_inner_pool(path):
             file.write(" ".join(str(worker.pid) for worker in pool._pool))
         os.rename(path + ".new", path)
         pool.apply(time.sleep, (1000,))
+
+
+def take_memory(size):
+    """Takes so much memory, a little at a time, and holds it."""
+    held = []
+    while sum(map(len, held)) < size:
+        held.append(b"x" * (4 << 20))
+        time.sleep(0.001)
+    sleep_forever()
