@@ -10,6 +10,7 @@ as it was before or after; of a process that is killed when it has just got an i
 Queues are passed to processes as arguments, to pools by `initargs`, or by inheritance, not through other queues.
 """
 
+import _multiprocessing
 from multiprocessing import context as _context
 from multiprocessing import queues as _stdlib
 from multiprocessing import reduction as _reduction
@@ -25,7 +26,7 @@ def __getattr__(name):
 
 
 # What stands for "no limit", as in the standard library: as many as its counter can count.
-_UNLIMITED = _stdlib._multiprocessing.SemLock.SEM_VALUE_MAX
+_UNLIMITED = _multiprocessing.SemLock.SEM_VALUE_MAX
 
 
 class _ReadingEnd:
