@@ -11,6 +11,7 @@ Queues are passed to processes as arguments, to pools by `initargs`, or by inher
 """
 
 import _multiprocessing
+import sys
 from multiprocessing import context as _context
 from multiprocessing import queues as _stdlib
 from multiprocessing import reduction as _reduction
@@ -113,6 +114,13 @@ class Queue(_Passing, QueueBase, _stdlib.Queue):
         """Says that this process puts and gets nothing more."""
         self._closed = True
 
+    def empty(self):
+        """Whether there is no item just now."""
+        # As the standard library's own, which from 3.13 on lets nobody look into a closed one.
+        if self._closed and sys.version_info >= (3, 13):
+            raise OSError("handle is closed")
+        return super().empty()
+
     def join_thread(self):
         """Returns at once: whatever was put is in shared memory already. May be called after `close()`."""
         assert self._closed, f"Queue {self!r} not closed"
@@ -143,6 +151,12 @@ class SimpleQueue(_Passing, QueueBase, _stdlib.SimpleQueue):
 
     def _refuse_closed(self):
         raise OSError("handle is closed")
+
+    def empty(self):
+        """Whether there is no item just now."""
+        if self._closed:
+            self._refuse_closed()
+        return super().empty()
 
     def put(self, obj):
         """Puts an item into the queue, which takes as many as there is memory for."""

@@ -90,6 +90,12 @@ def get_from_a_closed_one(make):
     made.get()
 
 
+def looks_into_a_closed_simple_one(make):
+    made = make.SimpleQueue()
+    made.close()
+    made.empty()
+
+
 def puts_too_many(make):
     made = make.Queue(1)
     made.put(1)
@@ -139,6 +145,7 @@ def pickles_a_simple_one(make):
     [
         put_into_a_closed_one,
         get_from_a_closed_one,
+        looks_into_a_closed_simple_one,
         puts_too_many,
         puts_too_many_within_a_time,
         gets_nothing,
@@ -170,6 +177,19 @@ def test_a_closed_queue_says_so(use):
         use(made)
     made.join_thread()
     made.cancel_join_thread()
+
+
+def test_looking_into_a_closed_queue_is_as_in_the_standard_library():
+    outcomes = []
+    for make in MAKES.values():
+        made = make.Queue()
+        made.close()
+        try:
+            outcomes.append(made.empty())
+        except OSError as error:
+            outcomes.append("is closed" in str(error))
+        made.join_thread()
+    assert outcomes[0] == outcomes[1]
 
 
 def test_sizes_are_told_as_they_are():

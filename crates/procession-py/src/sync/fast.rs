@@ -91,11 +91,22 @@ unsafe fn inside<'a, T: PyClass<Frozen = pyo3::pyclass::boolean_struct::True> + 
     }
 }
 
+/// As `Py_NewRef`, which Python 3.9 does not have yet.
+///
+/// # Safety
+///
+/// The object is alive, and the GIL is held.
+unsafe fn new_ref(object: *mut ffi::PyObject) -> *mut ffi::PyObject {
+    // SAFETY: the caller vouches for it.
+    unsafe { ffi::Py_INCREF(object) };
+    object
+}
+
 fn truth(value: bool) -> *mut ffi::PyObject {
     // SAFETY: the two are immortal or counted up here; the GIL is held in all callers.
     unsafe {
         let object = if value { ffi::Py_True() } else { ffi::Py_False() };
-        ffi::Py_NewRef(object)
+        new_ref(object)
     }
 }
 
@@ -165,7 +176,7 @@ where
     // SAFETY: as in `acquire`.
     unsafe {
         if inside::<T>(slf).give() {
-            return ffi::Py_NewRef(ffi::Py_None());
+            return new_ref(ffi::Py_None());
         }
         comfortably::<T>(RELEASE, slf, std::ptr::null(), 0, null_mut())
     }
@@ -200,7 +211,7 @@ unsafe extern "C" fn get_lock(slf: *mut ffi::PyObject, _none: *mut ffi::PyObject
     // SAFETY: as in `acquire`.
     unsafe {
         match inside::<SynchronizedValue>(slf).lock_object() {
-            Some(lock) => ffi::Py_NewRef(lock.as_ptr()),
+            Some(lock) => new_ref(lock.as_ptr()),
             None => {
                 super::lock::not_made().restore(Python::assume_attached());
                 null_mut()
