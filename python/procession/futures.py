@@ -14,7 +14,7 @@ from concurrent.futures import Executor, TimeoutError, _base
 from concurrent.futures import Future as _StdlibFuture
 from concurrent.futures.process import BrokenProcessPool
 
-from . import errors
+from . import _limits, errors
 from .context import _default_context, _ours
 
 __all__ = ["BrokenProcessPool", "Future", "ProcessPoolExecutor"]
@@ -144,6 +144,15 @@ class ProcessPoolExecutor(Executor):
         self._is_shut_down = False
         # The thread that waits for the workers' end, after a shutdown that did not.
         self._ending = None
+
+    # Private in the standard library, and read by many: to cut work into as many parts as there are workers.
+    @property
+    def _max_workers(self):
+        return self._arguments[0] or _limits.usable_cpus()
+
+    @property
+    def _mp_context(self):
+        return self._context
 
     def _opened(self):
         # Workers start with the first call, as in the standard library: they see what there is then.

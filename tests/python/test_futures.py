@@ -151,3 +151,14 @@ def test_numeric_libraries_of_workers_share_the_cpus(start_method, monkeypatch):
     assert told(threads_per_worker=None) == [None, None]
     with context.Pool(1) as pool:
         assert int(pool.apply(os.getenv, ("OMP_NUM_THREADS",))) >= 1
+
+
+def test_what_libraries_look_at_is_there():
+    with mp.ProcessPoolExecutor(3, mp.get_context("fork")) as executor:
+        assert executor._max_workers == 3
+        assert executor._mp_context.get_start_method() == "fork"
+        assert executor.submit(pow, 2, 3).result() == 8
+    with mp.ProcessPoolExecutor() as executor:
+        before = executor._max_workers
+        executor.submit(pow, 2, 3).result()
+        assert executor._max_workers == before == executor._pool._processes
