@@ -992,7 +992,9 @@ def hold_inner_pool(path):
     from subject import mp
 
     with mp.get_context("fork").Pool(2) as pool:
-        pool.map(identity, range(100), 1)
+        # One of them may do all the work before the other is there.
+        while None in [worker.pid for worker in pool._pool]:
+            time.sleep(0.005)
         with open(path + ".new", "w", encoding="utf-8") as file:
             file.write(" ".join(str(worker.pid) for worker in pool._pool))
         os.rename(path + ".new", path)
