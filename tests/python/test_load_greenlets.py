@@ -71,6 +71,17 @@ def test_they_run_inside_of_asyncio_too(server):
     assert (result.requests, result.errors) == (12, {}), result.examples
 
 
+def test_a_greenlet_of_the_functions_own_is_told_that_it_cannot_wait(server):
+    import greenlet
+
+    def user(http):
+        greenlet.greenlet(lambda: http.get("/")).switch()
+
+    result = load(user, vuser="async", url=server.url, users=1, iterations=3, processes=1)
+    assert result.iterations == 3 and result.errors["script"] == 3
+    assert "not for one that its function makes" in result.examples["script"]
+
+
 def test_a_rate_is_kept(server):
     def user(http):
         http.get("/slow")

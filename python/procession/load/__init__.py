@@ -195,7 +195,7 @@ def load(target: Any = None, /, **options: Any) -> Any:
         setup_process, teardown_process: called once in each worker process. What it returns takes the place of the former.
         seed: what random choices begin with; the same seed gives the same schedule.
         own_target: says that a target which is not on this machine is yours to test. Without it, such a target gets a
-            modest load at most; a request of a function that would be more than that fails.
+            modest load at most: if iterations begin faster than that, a function's requests to it fail.
         context: a context whose start method the workers have; the default one if None.
 
     Returns:

@@ -25,7 +25,12 @@ class Greenlets:
 
     def set_aside(self, wait: Awaitable[Any]) -> Any:
         """Called in a greenlet: lets the event loop go on, and returns what was waited for."""
-        return self._current().parent.switch(wait)
+        event_loop = self._current().parent
+        if event_loop is None or event_loop.parent is not None:
+            raise RuntimeError(
+                "http, tcp, udp and think() are for the greenlet of the virtual user, not for one that its function makes"
+            )
+        return event_loop.switch(wait)
 
     def awaited(self, call: Callable[[], Any]) -> Callable[[], Any]:
         """A coroutine function that runs `call` in a greenlet and awaits what it waits for."""
