@@ -2,9 +2,21 @@
 
 import logging
 import logging.handlers
+import sys
 import threading
+import traceback
+from queue import Full
+
+from .queues import Queue
 
 __all__ = ()
+
+# As many records may be on their way. Workers that log faster than handlers handle wait, and drop records in the end, so
+# that no handler can hold up a task for good.
+_MOST_UNDER_WAY = 10_000
+_PATIENCE_SECONDS = 1.0
+# How long the end of a pool waits for handlers when nobody has asked for all that was logged.
+_LAST_WORDS_SECONDS = 5.0
 
 
 class Relay:
@@ -14,7 +26,7 @@ class Relay:
     """
 
     def __init__(self, context):
-        self.queue = context.SimpleQueue()
+        self.queue = Queue(_MOST_UNDER_WAY, ctx=context)
         self._thread = threading.Thread(target=self._handle_all, name="procession-logging", daemon=True)
 
     def start(self):
@@ -22,21 +34,45 @@ class Relay:
         self._thread.start()
 
     def _handle_all(self):
-        while (record := self.queue.get()) is not None:
-            logger = logging.getLogger(record.name)
-            if logger.isEnabledFor(record.levelno):
-                logger.handle(record)
+        while True:
+            # One bad record, or a handler that raises, must not silence those behind it.
+            try:
+                record = self.queue.get()
+                if record is None:
+                    return
+                logger = logging.getLogger(record.name)
+                if logger.isEnabledFor(record.levelno):
+                    logger.handle(record)
+            except Exception:
+                if logging.raiseExceptions and sys.stderr is not None:
+                    print("a record that a worker has logged could not be handled", file=sys.stderr)
+                    traceback.print_exc()
 
-    def end(self):
-        """Handles what was logged until now, and ends; called when the workers have ended."""
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self.queue.put(None)
-            self._thread.join()
+    def end(self, in_full):
+        """Ends when what was logged until now is handled, or, if not `in_full`, soon; the workers have ended before."""
+        if not self._thread.is_alive() or self._thread is threading.current_thread():
+            return
+        seconds = None if in_full else _LAST_WORDS_SECONDS
+        try:
+            self.queue.put(None, timeout=seconds)
+        except Full:
+            return
+        self._thread.join(seconds)
 
 
 class _Sender(logging.handlers.QueueHandler):
+    dropped = 0
+
     def enqueue(self, record):
-        self.queue.put(record)
+        try:
+            self.queue.put(record, timeout=0 if self.dropped else _PATIENCE_SECONDS)
+        except Full:
+            self.dropped += 1
+            return
+        if self.dropped:
+            dropped, self.dropped = self.dropped, 0
+            text = f"{dropped} records of this worker were dropped, as they came faster than they were handled"
+            self.emit(logging.LogRecord(__name__, logging.WARNING, __file__, 0, text, None, None))
 
 
 def send_to(queue, level):

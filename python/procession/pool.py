@@ -211,7 +211,8 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             return []
         if self._is_over():
             return []
-        seats = {number: (pid, stage) for number, pid, stage in self._seats()}
+        # A worker that is just being forked has a seat and no pid yet; to the kernel, 0 would mean our own process group.
+        seats = {number: (pid or None, stage) for number, pid, stage in self._seats()}
         missing = max(0, self._processes - len(seats))
         workers = [_Worker(self, number, *seats[number]) for number in sorted(seats)]
         # A worker that is being started counts, as a process object does in multiprocessing.
@@ -395,7 +396,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         self._state = TERMINATE
         self._terminate()
         _retry.end_all(self)
-        self._end_relay()
+        self._end_relay(in_full=False)
 
     def join(self):
         """Waits until all work is done and all workers have ended. Call `close` or `terminate` first."""
@@ -404,11 +405,11 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
         self._join()
-        self._end_relay()
+        self._end_relay(in_full=self._state == CLOSE)
 
-    def _end_relay(self):
+    def _end_relay(self, in_full):
         if self._relay is not None:
-            self._relay.end()
+            self._relay.end(in_full)
 
 
 class _Worker:
@@ -499,4 +500,4 @@ def _terminate_at_exit(reference):
     if pool is not None:
         pool._state = TERMINATE
         pool._terminate(at_exit=True)
-        pool._end_relay()
+        pool._end_relay(in_full=False)

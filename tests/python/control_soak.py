@@ -41,6 +41,15 @@ POSSIBLE = {
 MUST_FAIL = {"stuck", "hog"}
 
 
+def take_memory(size):
+    """Takes so much memory, a little at a time, and holds it."""
+    held = []
+    while sum(map(len, held)) < size:
+        held.append(b"x" * (4 << 20))
+        time.sleep(0.001)
+    tasks.sleep_forever()
+
+
 class Trouble:
     """Kills a random worker every 5 to 100 ms, or stops it for as long."""
 
@@ -118,7 +127,7 @@ class Soak:
     def round(self, pool, ledger):
         ledger[:] = bytes(len(ledger))
         submitted = [("stuck", None, pool.apply_async(tasks.sleep_forever, timeout=TIME_LIMIT_SECONDS))]
-        submitted.append(("hog", None, pool.apply_async(tasks.take_memory, (2 * MEMORY_LIMIT_BYTES,))))
+        submitted.append(("hog", None, pool.apply_async(take_memory, (2 * MEMORY_LIMIT_BYTES,))))
         submitted += [("small", n, pool.apply_async(tasks.book, (n,))) for n in range(SMALL_TASKS)]
         first = SMALL_TASKS
         for n in range(first, first + RETRIED_TASKS):

@@ -7,7 +7,6 @@ every such worker imports it.
 import collections
 import copyreg
 import functools
-import logging
 import mmap
 import os
 import random
@@ -951,60 +950,3 @@ def add_to_state(x):
     import procession
 
     return procession.worker_state()["sum"] + x
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Logging.
-
-
-def log_line(n):
-    logging.getLogger("tasks").info("line %d", n)
-
-
-def log_debug():
-    logging.getLogger("tasks").debug("nobody wants to know")
-
-
-def log_exception():
-    try:
-        1 / 0  # noqa: B018
-    except ZeroDivisionError:
-        logging.getLogger("tasks").exception("that failed")
-
-
-def log_and_die(n):
-    logging.getLogger("tasks").warning("about to die %d", n)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Pools in tasks.
-
-
-def size_of_inner_pool(start_method, processes=None):
-    from subject import mp
-
-    with mp.get_context(start_method).Pool(processes) as pool:
-        return pool._processes
-
-
-def hold_inner_pool(path):
-    from subject import mp
-
-    with mp.get_context("fork").Pool(2) as pool:
-        # One of them may do all the work before the other is there.
-        while None in [worker.pid for worker in pool._pool]:
-            time.sleep(0.005)
-        with open(path + ".new", "w", encoding="utf-8") as file:
-            file.write(" ".join(str(worker.pid) for worker in pool._pool))
-        os.rename(path + ".new", path)
-        pool.apply(time.sleep, (1000,))
-
-
-def take_memory(size):
-    """Takes so much memory, a little at a time, and holds it."""
-    held = []
-    while sum(map(len, held)) < size:
-        held.append(b"x" * (4 << 20))
-        time.sleep(0.001)
-    sleep_forever()

@@ -20,6 +20,7 @@ from harness import (
     PATIENCE_SECONDS,
     open_pool,
     pool_tests,
+    promised_by_us_only,
     time_limit,
     worker_pids,
 )
@@ -211,3 +212,14 @@ def test_an_unclosed_pool_warns_when_it_is_collected_and_ends_its_workers(start_
         gc.collect()
     # That the workers end is seen by the guard against leftovers.
     assert [str(warning.message) for warning in caught if warning.category is ResourceWarning] == [text]
+
+
+@promised_by_us_only
+def test_a_worker_that_is_just_being_forked_has_no_pid_and_is_spared(monkeypatch):
+    with open_pool("fork", 1) as pool:
+        monkeypatch.setattr(type(pool), "_seats", lambda self: [(1, 0, "starting")])
+        [worker] = pool._pool
+        assert worker.pid is None and worker.is_alive() and worker.exitcode is None
+        # Signal 15 to process 0 would go to this whole process group.
+        worker.terminate()
+        monkeypatch.undo()
