@@ -75,6 +75,17 @@ def test_what_a_function_raises_is_counted_and_shown(shop):
     assert "3 failed" in done.stdout and "RuntimeError: sold out" in done.stdout
 
 
+@pytest.mark.parametrize(
+    "options",
+    [["--redirects", "5"], ["--http2"], ["--cookies"], ["--connect-to", "127.0.0.1:1"], ["-H", "A: b"], ["-m", "PUT"]],
+    ids=lambda options: options[0],
+)
+def test_options_of_urls_are_refused_as_a_function_would_not_heed_them(shop, options):
+    done = run("load", "--no-tui", "shop.py:buy", "-n", "1", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is for URLs, and the target is a Python function" in done.stderr
+
+
 def test_a_file_with_several_functions_wants_one_named(shop):
     done = run("load", "--no-tui", "shop.py")
     assert done.returncode == 1

@@ -185,3 +185,10 @@ def test_a_machine_of_others_is_left_alone_unless_they_agree(vuser):
     assert set(errors_of(result)) == {"script"} and result.data["totals"]["connections"] == 0
     example = result.data["errors"][0]["example"]
     assert "192.0.2.1 is not this machine, and 1000 requests per second" in example
+
+
+def test_a_base_url_of_others_is_refused_before_anything_begins():
+    with pytest.raises(ValueError, match="192.0.2.1 is not this machine"):
+        load(users("thread"), url="http://192.0.2.1/", rate=1000, duration=0.2)
+    with pytest.raises(ValueError, match="64 connections"):
+        load(users("thread"), url="http://192.0.2.1/", users=64, duration=0.2)

@@ -5,7 +5,7 @@ use crate::http::link::split_address;
 use crate::http::request::{encode, has_header};
 use crate::http::url::Url;
 use crate::net::{Endpoint, Failure, TlsClient};
-use crate::plan::{is_loopback, refusal, Header, HttpRequest, Payload, TlsOptions};
+use crate::plan::{is_loopback, refusal, Header, HttpRequest, Payload, Plan, TlsOptions};
 use crate::result::ErrorKind;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -29,13 +29,17 @@ pub struct ClientOptions {
 }
 
 impl ClientOptions {
-    /// Says what is wrong with them, if anything is, before the first user comes across it.
+    /// Says what is wrong with them in a run of this plan, if anything is, before the first user comes across it.
     ///
     /// # Errors
     ///
-    /// A base URL that is none, a header that cannot be sent, files for TLS that cannot be read.
-    pub fn check(&self) -> Result<(), String> {
-        self.base()?;
+    /// A base URL that is none, or of a machine of others that the plan would press hard; a header that cannot be sent;
+    /// files for TLS that cannot be read.
+    pub fn check(&self, plan: &Plan) -> Result<(), String> {
+        if let Some(base) = self.base()? {
+            spare_strangers(&base.host, plan.immodest().as_deref())
+                .map_err(|failure| failure.text.into_owned())?;
+        }
         for (name, value) in &self.headers {
             check_header(name, value)?;
         }
@@ -114,9 +118,8 @@ fn wrong(text: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
 }
 
 impl Client {
-    /// `immodest`: see [`Plan::immodest`](crate::plan::Plan::immodest).
+    /// For options that were [checked](ClientOptions::check). `immodest`: see [`Plan::immodest`].
     pub(super) fn new(options: ClientOptions, immodest: Option<String>) -> Result<Client, String> {
-        options.check()?;
         Ok(Client {
             base: options.base()?,
             options,

@@ -383,6 +383,7 @@ impl<V: VirtualUser> Scenario<V> {
             Target::Custom { name } => name.clone(),
             _ => "iteration".to_owned(),
         };
+        self.client.check(&self.plan).map_err(crate::Error::plan)?;
         let users = RustUsers {
             user: self.user,
             client: self.client,

@@ -165,7 +165,7 @@ impl LoadRun {
         let wrong = |error: serde_json::Error| PyValueError::new_err(error.to_string());
         let plan: Plan = serde_json::from_str(plan).map_err(wrong)?;
         let options: ClientOptions = serde_json::from_str(client).map_err(wrong)?;
-        options.check().map_err(PyValueError::new_err)?;
+        options.check(&plan).map_err(PyValueError::new_err)?;
         let hooks = ForkHooks {
             before: Some(before_fork),
             after_in_parent: Some(after_fork_in_parent),

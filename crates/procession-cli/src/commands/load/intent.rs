@@ -69,6 +69,7 @@ pub fn read(arguments: &LoadArguments) -> Result<Intent, CommandError> {
         }
         (None, Some(text)) => match scenario_name(text) {
             Some((place, function)) => {
+                refuse_options_of_urls(arguments)?;
                 let seed = arguments.seed.unwrap_or_else(chance);
                 let slos = Vec::new();
                 Intent::Scenario(Box::new(Scenario {
@@ -148,6 +149,31 @@ fn slos_and_target(arguments: &LoadArguments) -> Result<(Vec<Slo>, Option<String
         })?);
     }
     Ok((slos, target))
+}
+
+/// What requests look like is for the function to say; options about it would mislead, as nothing would heed them.
+fn refuse_options_of_urls(arguments: &LoadArguments) -> Result<(), CommandError> {
+    let said = [
+        ("--method", arguments.method.is_some()),
+        ("--header", !arguments.header.is_empty()),
+        ("--body", arguments.body.is_some()),
+        ("--connect-to", arguments.connect_to.is_some()),
+        ("--unix-socket", arguments.unix_socket.is_some()),
+        ("--http2", arguments.http2),
+        ("--streams", arguments.streams.is_some()),
+        ("--disable-keepalive", arguments.disable_keepalive),
+        ("--redirects", arguments.redirects.is_some()),
+        ("--cookies", arguments.cookies),
+        ("--send", arguments.send.is_some()),
+        ("--until", arguments.until.is_some()),
+    ];
+    match said.into_iter().find(|(_, given)| *given) {
+        Some((option, _)) => Err(usage(format!(
+            "{option} is for URLs, and the target is a Python function"
+        ))
+        .with_help("what is sent, the function says itself, as in http.post(url, headers={…}, data=…)")),
+        None => Ok(()),
+    }
 }
 
 /// The file and the function, if this is how a virtual user is named.
