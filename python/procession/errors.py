@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 from multiprocessing import ProcessError
+from typing import TypeVar
 
 __all__ = [
     "DeadlockError",
@@ -31,7 +32,10 @@ class WorkerDied(ProcessError):
         exitcode: as `Process.exitcode`: the worker's exit code, or minus the number of the signal that ended it, or
             None if nobody could see how it ended.
         task: the call that was running, for example ``"f(3)"``; empty if the worker was idle.
+        output: what the task had written to its standard output and error; empty without the pool's `output="capture"`.
     """
+
+    output: str = ""
 
     def __init__(
         self, message: str = "", *, pid: int | None = None, exitcode: int | None = None, task: str = ""
@@ -47,7 +51,7 @@ class PoisonTask(WorkerDied):
 
     Attributes:
         attempts: how often it was tried.
-        pid, exitcode, task: as in `WorkerDied`, of the last attempt, which is also the `__cause__`.
+        pid, exitcode, task, output: as in `WorkerDied`, of the last attempt, which is also the `__cause__`.
     """
 
     def __init__(
@@ -74,7 +78,10 @@ class TaskTimeout(ProcessError):
         elapsed_seconds: how long the task had run when it was stopped.
         limit_seconds: how long it was allowed to run.
         stack: where the worker was then, thread by thread, as `faulthandler` writes it; empty if it could not tell.
+        output: what the task had written to its standard output and error; empty without the pool's `output="capture"`.
     """
+
+    output: str = ""
 
     def __init__(
         self,
@@ -103,7 +110,10 @@ class MemoryLimitExceeded(ProcessError):
         peak_bytes: the most memory of its own that the worker was seen with.
         limit_bytes: how much it was allowed to have.
         stack: where the worker was then, thread by thread, as `faulthandler` writes it; empty if it could not tell.
+        output: what the task had written to its standard output and error; empty without the pool's `output="capture"`.
     """
+
+    output: str = ""
 
     def __init__(
         self,
@@ -128,7 +138,10 @@ class TaskCancelled(ProcessError):
 
     Attributes:
         task: the call, for example ``"f(...)"``.
+        output: what the task had written to its standard output and error; empty without the pool's `output="capture"`.
     """
+
+    output: str = ""
 
     def __init__(self, message: str = "", *, task: str = "") -> None:
         super().__init__(message)
@@ -203,12 +216,12 @@ def deadlock(message: str, members: list[tuple[str, int, int, str, str | None, i
     return DeadlockError(message, cycle=[dict(zip(keys, member)) for member in members])
 
 
-def worker_died(name: str, pid: int | None, exitcode: int | None, task: str) -> WorkerDied:
+def worker_died(name: str, pid: int | None, exitcode: int | None, task: str, output: str = "") -> WorkerDied:
     """Builds the error of a task whose worker ended under it."""
     message = f"{_worker(name, pid)} {_ending(exitcode)}"
     if task:
         message += f" while running {task}"
-    return WorkerDied(message, pid=pid, exitcode=exitcode, task=task)
+    return _with_output(WorkerDied(message + _printed(output), pid=pid, exitcode=exitcode, task=task), output)
 
 
 def poison_task(last: WorkerDied, attempts: int) -> PoisonTask:
@@ -216,39 +229,70 @@ def poison_task(last: WorkerDied, attempts: int) -> PoisonTask:
     message = f"{last.task or 'the task'} killed its worker in each of {attempts} attempts, and is not tried again; the last: {last}"
     error = PoisonTask(message, pid=last.pid, exitcode=last.exitcode, task=last.task, attempts=attempts)
     error.__cause__ = last
-    return error
+    return _with_output(error, last.output)
 
 
 def memory_limit_exceeded(
-    name: str, pid: int | None, task: str, peak_bytes: int, limit_bytes: int, stack: str
+    name: str, pid: int | None, task: str, peak_bytes: int, limit_bytes: int, stack: str, output: str = ""
 ) -> MemoryLimitExceeded:
     """Builds the error of a task whose worker took too much memory."""
     message = (
         f"{task or 'the task'} took {_bytes(peak_bytes)} of memory, its limit was {_bytes(limit_bytes)}; "
         f"{_worker(name, pid)} was killed"
     )
-    return MemoryLimitExceeded(
-        message + _where(stack), pid=pid, task=task, peak_bytes=peak_bytes, limit_bytes=limit_bytes, stack=stack
+    error = MemoryLimitExceeded(
+        message + _where(stack) + _printed(output),
+        pid=pid,
+        task=task,
+        peak_bytes=peak_bytes,
+        limit_bytes=limit_bytes,
+        stack=stack,
     )
+    return _with_output(error, output)
 
 
-def task_cancelled(task: str) -> TaskCancelled:
+def task_cancelled(task: str, output: str = "") -> TaskCancelled:
     """Builds the error of a task that was cancelled."""
-    return TaskCancelled(f"{task or 'the task'} was cancelled", task=task)
+    return _with_output(TaskCancelled(f"{task or 'the task'} was cancelled", task=task), output)
 
 
 def task_timeout(
-    name: str, pid: int | None, task: str, elapsed_seconds: float, limit_seconds: float, stack: str = ""
+    name: str,
+    pid: int | None,
+    task: str,
+    elapsed_seconds: float,
+    limit_seconds: float,
+    stack: str = "",
+    output: str = "",
 ) -> TaskTimeout:
     """Builds the error of a task that was stopped because it ran too long."""
     message = (
         f"{task or 'the task'} ran for {_seconds(elapsed_seconds)}, its limit was {_seconds(limit_seconds)}; "
         f"{_worker(name, pid)} was killed"
     )
+    error = TaskTimeout(
+        message + _where(stack) + _printed(output),
+        pid=pid,
+        task=task,
+        elapsed_seconds=elapsed_seconds,
+        limit_seconds=limit_seconds,
+        stack=stack,
+    )
+    return _with_output(error, output)
+
+
+def process_timeout(
+    name: str, pid: int | None, elapsed_seconds: float, limit_seconds: float, stack: str
+) -> TaskTimeout:
+    """Builds the error of a process that was ended because it ran too long."""
+    message = (
+        f"process {name}{'' if pid is None else f' (pid {pid})'} ran for {_seconds(elapsed_seconds)}, "
+        f"its limit was {_seconds(limit_seconds)}; it was killed"
+    )
     return TaskTimeout(
         message + _where(stack),
         pid=pid,
-        task=task,
+        task=name,
         elapsed_seconds=elapsed_seconds,
         limit_seconds=limit_seconds,
         stack=stack,
@@ -325,6 +369,26 @@ def _bytes(value: float) -> str:
 
 def _where(stack: str) -> str:
     return f"; it was here:{_quoted(stack)}" if stack else ""
+
+
+# Of a long output a message shows the end; all of it is in the attribute.
+_MOST_PRINTED = 4000
+
+
+def _printed(output: str) -> str:
+    if not output.strip():
+        return ""
+    end = output[-_MOST_PRINTED:]
+    return f"; {'the end of what it' if len(end) < len(output) else 'it'} had printed:{_quoted(end)}"
+
+
+_Error = TypeVar("_Error", bound=ProcessError)
+
+
+def _with_output(error: _Error, output: str) -> _Error:
+    if output:
+        error.output = output  # type: ignore[attr-defined]
+    return error
 
 
 def _quoted(traceback_text: str) -> str:

@@ -5,6 +5,7 @@ names them) is the standard library's own: a process started by either package i
 
 * `Process.suspend`, `Process.resume` and `Process.state`;
 * `Process.interrupt`, which the standard library has from Python 3.14 on;
+* `Process(timeout=seconds)` ends a process that runs too long, with all its descendants;
 * daemonic processes, pool workers among them, may have children;
 * a daemonic process, and any process started by one, ends with its parent, **however** the parent ends. The standard
   library does that only for a parent that exits in good order; a killed one leaves orphans there.
@@ -60,6 +61,30 @@ class _State:
 
     def __get__(self, process, owner=None):
         return self if process is None else process._current_state()
+
+
+class _TimedOut:
+    """Whether the process ran longer than its `timeout`, and has been ended for it or is about to be."""
+
+    # As `_State`, no property.
+
+    def __get__(self, process, owner=None):
+        return self if process is None else process._overtime() is not None
+
+
+class _TimeoutError:
+    """The `TaskTimeout` that tells how long the process had run and where it was, if it timed out; else None."""
+
+    def __get__(self, process, owner=None):
+        if process is None:
+            return self
+        overtime = process._overtime()
+        if overtime is None:
+            return None
+        from .errors import process_timeout
+
+        pid = process._popen.pid if process._popen is not None else None
+        return process_timeout(process.name, pid, overtime[0], process._time_limit.seconds, overtime[1])
 
 
 class _Lifeline:
@@ -159,8 +184,25 @@ class _Controllable(BaseProcess):
     """What our process classes have beyond the standard library's."""
 
     _lifeline = None
+    _time_limit = None
 
     state = _State()
+    timed_out = _TimedOut()
+    timeout_error = _TimeoutError()
+
+    def __init__(self, group=None, target=None, name=None, args=(), kwargs={}, *, daemon=None, timeout=None):
+        super().__init__(group, target, name, args, kwargs, daemon=daemon)
+        if timeout is not None:
+            if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
+                raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
+            if not timeout > 0:
+                raise ValueError("timeout must be a positive number of seconds or None")
+            from ._time_limit import TimeLimit
+
+            self._time_limit = TimeLimit(timeout)
+
+    def _overtime(self):
+        return None if self._time_limit is None else self._time_limit.report()
 
     def start(self):
         """Starts the child process. Unlike the standard library's, daemonic processes may call this too."""
@@ -174,6 +216,9 @@ class _Controllable(BaseProcess):
         # A forked child runs at once and, if not leashed, needs nothing from us: no descriptor is spent on it.
         if self._leashed or method != "fork":
             self._lifeline = _Lifeline()
+        limit = self._time_limit
+        if limit is not None:
+            limit.open()
         try:
             if in_daemon:
                 self._start_in_daemon()
@@ -184,12 +229,20 @@ class _Controllable(BaseProcess):
                 self._lifeline.close_reading_end()
                 self._lifeline.close()
                 self._lifeline = None
+            if limit is not None:
+                limit.close_writing_end()
+                limit.close()
             raise
         if self._lifeline is not None:
             from multiprocessing.util import Finalize
 
             self._lifeline.close_reading_end()
             Finalize(self._popen, self._lifeline.close)
+        if limit is not None:
+            from multiprocessing.util import Finalize
+
+            limit.close_writing_end()
+            Finalize(self._popen, limit.close)
 
     def _start_in_daemon(self):
         # What BaseProcess.start does after the check that forbids it. The reason for that check (a daemonic process is
@@ -204,7 +257,13 @@ class _Controllable(BaseProcess):
     def _bootstrap(self, parent_sentinel=None):
         if self._lifeline is not None:
             self._lifeline.take(self._leashed)
-        return super()._bootstrap(parent_sentinel)
+        if self._time_limit is None:
+            return super()._bootstrap(parent_sentinel)
+        self._time_limit.begin()
+        try:
+            return super()._bootstrap(parent_sentinel)
+        finally:
+            self._time_limit.end()
 
     def join(self, timeout=None):
         """Waits until the process has ended, for `timeout` seconds at most."""

@@ -1,5 +1,6 @@
 import multiprocessing.context
 import sys
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.process import (
     BaseProcess as BaseProcess,
     active_children as active_children,
@@ -9,6 +10,8 @@ from multiprocessing.process import (
 from typing import Any, Literal
 from typing_extensions import TypeAlias
 
+from .errors import TaskTimeout
+
 __all__ = ["BaseProcess", "current_process", "active_children", "parent_process"]
 
 _ProcessState: TypeAlias = Literal["initial", "starting", "running", "suspended", "ended"]
@@ -16,6 +19,21 @@ _ProcessState: TypeAlias = Literal["initial", "starting", "running", "suspended"
 class AuthenticationString(bytes): ...
 
 class _Controllable(BaseProcess):
+    def __init__(
+        self,
+        group: None = None,
+        target: Callable[..., object] | None = None,
+        name: str | None = None,
+        args: Iterable[Any] = (),
+        kwargs: Mapping[str, Any] = {},
+        *,
+        daemon: bool | None = None,
+        timeout: float | None = None,
+    ) -> None: ...
+    @property
+    def timed_out(self) -> bool: ...
+    @property
+    def timeout_error(self) -> TaskTimeout | None: ...
     @property
     def state(self) -> _ProcessState: ...
     def suspend(self) -> None: ...

@@ -10,6 +10,7 @@ mod connection;
 mod fork;
 mod gil;
 mod job;
+mod keeper;
 mod load;
 mod pickle;
 mod pool;
@@ -29,6 +30,8 @@ mod _native {
     use super::connection::{stream_pair, ConnectionBase};
     #[pymodule_export]
     use super::fork::{read_stash, report_broken, supervise, usable_cpus};
+    #[pymodule_export]
+    use super::keeper::{read_overtime, TimeKeeper};
     #[pymodule_export]
     use super::load::{
         load_report, load_think, parse_duration, parse_rate, parse_stages, plan_defaults, ExpectationFailed,

@@ -595,3 +595,57 @@ fn task_that_does_not_begin_in_time_is_killed() {
     );
     assert_eq!(process.state(), State::Initial);
 }
+
+#[test]
+fn process_beyond_its_time_is_ended_with_its_whole_tree() {
+    let _alone = alone();
+    let (mut out, mut reports) = telegraph();
+    let stuck = started(forked().timeout(Duration::from_millis(200)), move || {
+        // Deaf, and so is its child.
+        os::ignore_signal(os::SIGTERM).unwrap();
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        writeln!(out, "{}", child.id()).unwrap();
+        drop(out);
+        child.wait().unwrap();
+    });
+    assert!(!stuck.timed_out());
+    let child = reports.line().parse().unwrap();
+    assert_eq!(stuck.join().unwrap().signal(), Some(os::SIGKILL));
+    assert!(stuck.timed_out());
+    wait_until("the descendant has ended", || has_ended(child));
+}
+
+#[test]
+fn process_that_stands_still_does_not_escape_its_limit() {
+    let _alone = alone();
+    let still = started(forked().timeout(Duration::from_millis(100)), || {
+        os::kill(std::process::id(), os::SIGSTOP).unwrap();
+    });
+    assert!(!still.join().unwrap().success());
+    assert!(still.timed_out());
+}
+
+#[test]
+fn process_within_its_time_knows_nothing_of_its_keeper() {
+    let _alone = alone();
+    let (mut out, mut reports) = telegraph();
+    let quick = started(forked().timeout(Duration::from_secs(60)), move || {
+        writeln!(out, "{:?}", os::children_of(std::process::id())).unwrap();
+        assert!(os::is_no_child(&os::wait_any_child(true).unwrap_err()));
+    });
+    assert!(quick.join().unwrap().success());
+    assert!(!quick.timed_out());
+    let keeper = reports.line().trim_matches(['[', ']']).parse().unwrap();
+    wait_until("the keeper has ended", || has_ended(keeper));
+}
+
+#[test]
+fn task_has_a_time_limit_too() {
+    let _alone = alone();
+    let stuck = task_builder()
+        .timeout(Duration::from_millis(100))
+        .task::<misbehave>((2,));
+    stuck.start().unwrap();
+    assert!(!stuck.join().unwrap().success());
+    assert!(stuck.timed_out());
+}

@@ -24,6 +24,40 @@ pub fn create_sealed(name: &str, len: u64) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Creates an anonymous file to which everybody writes at its end.
+pub fn create_appending(name: &str) -> io::Result<OwnedFd> {
+    let fd = super::socket::above_standard(memfd_create(name, MemfdFlags::CLOEXEC)?)?;
+    rustix::fs::fcntl_setfl(&fd, rustix::fs::OFlags::RDWR | rustix::fs::OFlags::APPEND)?;
+    Ok(fd)
+}
+
+/// Reads the bytes of the file behind `fd` from `offset` on, as many as there are and fit; returns how many.
+pub fn read_at(fd: BorrowedFd<'_>, into: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut read = 0;
+    while read < into.len() {
+        match rustix::io::pread(fd, &mut into[read..], offset + read as u64)? {
+            0 => break,
+            more => read += more,
+        }
+    }
+    Ok(read)
+}
+
+/// Cuts the file behind `fd` to this length in bytes, or lengthens it by zeros.
+pub fn truncate(fd: BorrowedFd<'_>, len: u64) -> io::Result<()> {
+    Ok(ftruncate(fd, len)?)
+}
+
+/// Gives the memory of these bytes of the file behind `fd` back to the system; they read as zero afterwards.
+pub fn discard(fd: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(
+        fd,
+        FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+        offset,
+        len,
+    )?)
+}
+
 /// Whether this error says that the process may open no further descriptor, which asking for less memory does not help.
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error())
@@ -129,12 +163,7 @@ impl Mapping {
 
     /// Gives the memory of these bytes back to the system; they read as zero afterwards.
     pub fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(
-            &self.fd,
-            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
-            offset,
-            len,
-        )?)
+        discard(self.fd(), offset, len)
     }
 
     /// Makes the pages of this range present for writing, in one go; a failure costs only time, so it is ignored.

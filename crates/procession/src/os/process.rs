@@ -23,8 +23,8 @@ pub use cpus::{available_cpus, cgroup_cpus};
 pub use exit_status::ExitStatus;
 pub(crate) use proc_stat::ProcStat;
 pub use signals::{
-    block_all_signals, clear_signal_mask, has_signal_handler, ignore_signal, install_noop_handler,
-    restore_signal_mask, set_signal_default, signal_name, SignalMask,
+    block_all_signals, clear_signal_mask, end_at_alarm, has_signal_handler, ignore_signal,
+    install_noop_handler, restore_signal_mask, set_signal_default, signal_name, SignalMask,
 };
 
 pub use stack_signal::{answer_signal, is_real_time_signal};
@@ -55,6 +55,29 @@ pub unsafe fn fork() -> io::Result<Forked> {
         0 => Ok(Forked::Child),
         pid => Ok(Forked::Parent(pid.unsigned_abs())),
     }
+}
+
+/// Clones the calling process into a child that `wait` for any child passes over: it ends without a signal to its parent.
+/// [`reap_unseen`] reaps it. No fork handler runs, so that [`generation`] is the same in it.
+///
+/// # Safety
+///
+/// As [`fork`]; nobody keeps `malloc` usable in the child if another thread is inside of it at this moment.
+pub unsafe fn clone_unseen() -> io::Result<Forked> {
+    // SAFETY: without flags the kernel copies everything, the stack included, as for a fork; the caller keeps the rest.
+    match check(unsafe { libc::syscall(libc::SYS_clone, 0, 0, 0, 0, 0) })? {
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent(pid as u32)),
+    }
+}
+
+/// Waits for the end of a child made by [`clone_unseen`].
+pub fn reap_unseen(pid: u32) {
+    let Ok(pid) = raw_pid(pid) else { return };
+    // SAFETY: no status is asked for.
+    while unsafe { libc::waitpid(pid, std::ptr::null_mut(), libc::__WCLONE) } == -1
+        && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
+    {}
 }
 
 /// 0 until the handler is registered, so that one load answers both questions.
@@ -514,6 +537,36 @@ pub fn signal_on_hangup(fd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     Ok(())
 }
 
+/// Closes every descriptor of this process but these, the standard ones included.
+pub fn close_all_but(kept: &mut [i32]) {
+    kept.sort_unstable();
+    let mut from = 0;
+    for &kept in kept.iter() {
+        if let Ok(kept) = u32::try_from(kept) {
+            if from < kept {
+                close_range(from, kept - 1);
+            }
+            from = kept + 1;
+        }
+    }
+    close_range(from, u32::MAX);
+}
+
+fn close_range(first: u32, last: u32) {
+    // SAFETY: no pointers. Whoever owned these descriptors is never heard of again: the caller is on its way to its end.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+}
+
+/// Reads what is there, once.
+pub fn read(fd: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<usize> {
+    Ok(rustix::io::read(fd, into)?)
+}
+
+/// Writes as much as there is room for, once.
+pub fn write(fd: BorrowedFd<'_>, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::io::write(fd, bytes)?)
+}
+
 /// Puts `/dev/null` in the place of standard input, and gives what was there (closed on exec).
 ///
 /// # Errors
@@ -527,6 +580,38 @@ pub fn take_stdin() -> io::Result<OwnedFd> {
     // SAFETY: no pointers; number 0 stays open throughout, as whoever uses standard input relies upon.
     check(unsafe { libc::dup2(null.as_raw_fd(), 0) }.into())?;
     Ok(taken)
+}
+
+/// Makes `number` stand for the same file as `fd` in this process, whatever it stood for.
+///
+/// # Errors
+///
+/// If the system refuses it.
+pub fn duplicate_onto(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
+    // SAFETY: no pointers. Callers name one of the standard descriptors, which nobody owns.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into()).map(drop)
+}
+
+unsafe extern "C" {
+    // C's own streams, which the libc crate does not name.
+    static stdout: *mut libc::FILE;
+    static stderr: *mut libc::FILE;
+}
+
+/// Writes out what C code has printed and what lies in the buffers of its standard streams.
+pub fn flush_c_streams() {
+    // SAFETY: both streams exist from the start to the end of a process, and C allows any thread to flush them.
+    unsafe {
+        libc::fflush(stdout);
+        libc::fflush(stderr);
+    }
+}
+
+/// Has C code write out its standard output line by line, whatever that is: a process that is killed loses less.
+pub fn line_buffer_c_stdout() {
+    flush_c_streams();
+    // SAFETY: the stream exists, and its buffer is left to C.
+    unsafe { libc::setvbuf(stdout, std::ptr::null_mut(), libc::_IOLBF, 0) };
 }
 
 /// Which of the program's files (itself, or a shared library) has the code at this address: where it begins in memory.

@@ -16,6 +16,7 @@ pub struct ProcessBuilder {
     threads_allowed: bool,
     arguments: Option<Vec<OsString>>,
     start_timeout: Duration,
+    timeout: Option<Duration>,
 }
 
 impl ProcessBuilder {
@@ -26,6 +27,7 @@ impl ProcessBuilder {
             threads_allowed: false,
             arguments: None,
             start_timeout: Duration::from_secs(30),
+            timeout: None,
         }
     }
 
@@ -69,6 +71,26 @@ impl ProcessBuilder {
     /// look at it: they begin at once.
     pub fn start_timeout(mut self, limit: Duration) -> ProcessBuilder {
         self.start_timeout = limit;
+        self
+    }
+
+    /// How long the process may run (no limit, if not set), counted from the moment its function begins. Then the whole tree of
+    /// processes is ended as by [`Process::stop`], whatever it is busy with, and [`Process::timed_out`] says so.
+    ///
+    /// A process of its own keeps the time.
+    ///
+    /// ```no_run
+    /// use procession::Process;
+    /// use std::time::Duration;
+    ///
+    /// let process = Process::builder().timeout(Duration::from_millis(100)).target(|| loop {});
+    /// process.start()?;
+    /// assert!(!process.join()?.success());
+    /// assert!(process.timed_out());
+    /// # Ok::<(), procession::Error>(())
+    /// ```
+    pub fn timeout(mut self, limit: Duration) -> ProcessBuilder {
+        self.timeout = Some(limit);
         self
     }
 
@@ -118,6 +140,8 @@ impl ProcessBuilder {
             name,
             identity,
             daemon: self.daemon,
+            limit: self.timeout,
+            overtime: OnceLock::new(),
             generation: os::generation(),
             parent_pid: std::process::id(),
             target: Mutex::new(Some(target)),

@@ -1,12 +1,13 @@
 //! Starting a process by fork: everything that has to be in order before, and put in order after.
 
 use super::family::{self, family, lock};
+use super::keeper::Keeper;
 use super::{Child, Process, Shared, Target};
 use crate::error::{Error, Kind, Result};
-use crate::os::process as os;
+use crate::os::{process as os, stream};
 use std::any::Any;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,9 +34,12 @@ pub(super) fn check_single_threaded() -> Result<()> {
 
 pub(super) enum Side {
     /// All signals are blocked still, and this is what to put back: handlers of the parent could run otherwise.
-    Child(os::SignalMask),
+    Child(os::SignalMask, ChildsEnd),
     Parent,
 }
+
+/// The child's end of what ties it to its parent.
+pub(super) type ChildsEnd = BorrowedFd<'static>;
 
 /// Forks, and makes the child the process that `shared` describes.
 ///
@@ -43,7 +47,11 @@ pub(super) enum Side {
 ///
 /// As [`os::fork`].
 pub(super) unsafe fn fork_as(shared: &Arc<Shared>) -> Result<Side> {
-    let (hangs_up_with_parent, lifeline) = os::pipe().map_err(Error::os("make a pipe"))?;
+    // A keeper, if there will be one, reports on it.
+    let (hangs_up_with_parent, lifeline) = match shared.limit {
+        None => os::pipe().map_err(Error::os("make a pipe"))?,
+        Some(_) => stream::pair().map_err(Error::os("make a socket pair"))?,
+    };
     let family = family();
     family.reap();
     family::end_children_at_exit();
@@ -61,8 +69,8 @@ pub(super) unsafe fn fork_as(shared: &Arc<Shared>) -> Result<Side> {
             siblings.iter().for_each(|sibling| sibling.release_lifeline());
             drop((siblings, stdout, stderr, lifeline));
             family::begin_as_child(shared.identity.clone(), shared.name.clone(), shared.daemon);
-            die_with_parent(hangs_up_with_parent, shared.parent_pid);
-            Ok(Side::Child(mask))
+            let end = die_with_parent(hangs_up_with_parent, shared.parent_pid);
+            Ok(Side::Child(mask, end))
         }
         Ok(os::Forked::Parent(pid)) => {
             os::restore_signal_mask(&mask);
@@ -131,14 +139,29 @@ pub(crate) unsafe fn fork_service() -> Result<Service> {
 
 /// Lets the kernel kill this process when the other end of this pipe or socket is closed, as it is when the parent ends,
 /// however it ends.
-pub(super) fn die_with_parent(lifeline: impl AsFd + IntoRawFd, parent_pid: u32) {
-    // Nobody writes to it any more, and a socket tells of new room only those who have found none.
+pub(super) fn die_with_parent(lifeline: impl AsFd + IntoRawFd, parent_pid: u32) -> ChildsEnd {
+    // The parent writes nothing to it any more, and a socket tells of new room only those who have found none.
     let _ = os::signal_on_hangup(lifeline.as_fd(), os::SIGKILL);
-    // It watches as long as it is open, so it stays open as long as this process lives.
-    let _ = lifeline.into_raw_fd();
+    // SAFETY: it watches as long as it is open, so it stays open as long as this process lives.
+    let end = unsafe { BorrowedFd::borrow_raw(lifeline.into_raw_fd()) };
     if os::parent_pid() != parent_pid {
         // It died before the watch began.
         os::exit_now(PANICKED);
+    }
+    end
+}
+
+/// Has this process ended when this time is over, if it is limited.
+pub(super) fn limit_to(limit: Option<Duration>, report: ChildsEnd) -> Option<Keeper> {
+    let limit = limit?;
+    // SAFETY: this process has just begun, with one thread.
+    match unsafe { Keeper::begin(limit, report, None) } {
+        Ok(keeper) => Some(keeper),
+        Err(error) => {
+            // Better not to run than to run without the limit that was asked for.
+            let _ = writeln!(io::stderr(), "cannot keep the time limit of a process: {error}");
+            os::exit_now(PANICKED)
+        }
     }
 }
 
@@ -157,7 +180,7 @@ impl Process {
                 drop(unused);
                 Ok(())
             }
-            Side::Child(_) => {
+            Side::Child(_, end) => {
                 let Some(Target::Closure { function, .. }) = target.take() else {
                     os::exit_now(PANICKED)
                 };
@@ -169,7 +192,9 @@ impl Process {
                     }
                 }
                 os::clear_signal_mask();
+                let keeper = limit_to(self.0.limit, end);
                 let code = run(&self.0.name, function);
+                drop(keeper);
                 family().end();
                 os::exit_now(code)
             }
@@ -265,7 +290,7 @@ pub unsafe fn fork_despite_threads() -> Result<Fork> {
     process.0.claim_start()?;
     // SAFETY: the caller's promise.
     match unsafe { fork_as(&process.0) }? {
-        Side::Child(mask) => {
+        Side::Child(mask, _) => {
             os::restore_signal_mask(&mask);
             Ok(Fork::Child)
         }

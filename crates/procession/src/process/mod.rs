@@ -62,6 +62,7 @@
 mod builder;
 mod family;
 mod forking;
+pub mod keeper;
 mod outcome;
 mod task;
 mod tree;
@@ -69,6 +70,7 @@ mod tree;
 use crate::error::{Error, Kind, Result};
 use crate::os::process::{self as os, ExitStatus};
 use family::{family, lock};
+use keeper::Overtime;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -101,6 +103,8 @@ struct Shared {
     name: String,
     identity: Vec<u32>,
     daemon: bool,
+    /// How long it may run.
+    limit: Option<Duration>,
     /// Of the process that made this: in its forked children, none of the locks below may be touched.
     generation: u32,
     parent_pid: u32,
@@ -108,8 +112,9 @@ struct Shared {
     target: Mutex<Option<Target>>,
     started: AtomicBool,
     child: OnceLock<Child>,
-    /// The child is killed by the kernel when this is closed everywhere.
+    /// The child is killed by the kernel when this is closed everywhere. Its keeper, if it is limited, reports here.
     lifeline: Mutex<Option<OwnedFd>>,
+    overtime: OnceLock<Overtime>,
     /// Whether it is in the list of this process's children.
     listed: AtomicBool,
     ending: OnceLock<Ending>,
@@ -219,9 +224,21 @@ impl Shared {
             }
             Err(_) => return None,
         };
+        self.hear_keeper();
         *lock(&self.lifeline) = None;
         let _ = self.ending.set(ending);
         Some(ending)
+    }
+
+    /// Reads what its keeper has reported, if it is limited.
+    fn hear_keeper(&self) {
+        if self.limit.is_none() {
+            return;
+        }
+        let lifeline = lock(&self.lifeline);
+        if let Some(overtime) = lifeline.as_ref().and_then(|line| Overtime::read(line.as_fd())) {
+            let _ = self.overtime.set(overtime);
+        }
     }
 
     fn wait(&self, deadline: Option<Instant>) -> Result<Option<Ending>> {
@@ -406,6 +423,17 @@ impl Process {
             Ending::Known(status) => Some(status),
             Ending::Lost => None,
         }
+    }
+
+    /// Whether it ran longer than it may ([`ProcessBuilder::timeout`]), and has been ended for it or is about to be.
+    pub fn timed_out(&self) -> bool {
+        if self.0.check_owner().is_err() || self.0.child.get().is_none() {
+            return false;
+        }
+        if self.0.ending().is_none() {
+            self.0.hear_keeper();
+        }
+        self.0.overtime.get().is_some()
     }
 
     /// Waits until it has ended. May be called again, and from several threads.

@@ -5,7 +5,8 @@
 //! endian) and that many bytes of postcard.
 
 use super::family::{self, family, lock};
-use super::forking::{die_with_parent, run};
+use super::forking::{die_with_parent, limit_to, run};
+use super::keeper::Keeper;
 use super::{Child, Outcome, Process, Shared, Target};
 use crate::error::{Error, Kind, Result};
 use crate::os::process as os;
@@ -153,6 +154,7 @@ struct Hello {
     name: String,
     identity: Vec<u32>,
     daemon: bool,
+    limit: Option<Duration>,
     task: String,
     arguments: Vec<u8>,
 }
@@ -249,7 +251,11 @@ pub(crate) fn begin_if_task() {
     // Programs that the task starts are no tasks.
     env::remove_var(MARKER);
     match receive() {
-        Ok((name, task)) => std::process::exit(run(&name, task)),
+        Ok((name, task, keeper)) => {
+            let code = run(&name, task);
+            drop(keeper);
+            std::process::exit(code)
+        }
         Err(error) => {
             let _ = writeln!(io::stderr(), "cannot begin as a task: {error}");
             std::process::exit(1)
@@ -257,7 +263,7 @@ pub(crate) fn begin_if_task() {
     }
 }
 
-fn receive() -> io::Result<(String, Call)> {
+fn receive() -> io::Result<(String, Call, Option<Keeper>)> {
     let mut socket = UnixStream::from(os::take_stdin()?);
     let hello: Hello = read_message(&mut socket)?;
     let task = accept(&hello);
@@ -274,8 +280,8 @@ fn receive() -> io::Result<(String, Call)> {
                 let _ = os::set_command_name(name);
             }
             family::begin_as_child(hello.identity, hello.name.clone(), hello.daemon);
-            die_with_parent(socket, hello.parent_pid);
-            Ok((hello.name, task))
+            let end = die_with_parent(socket, hello.parent_pid);
+            Ok((hello.name, task, limit_to(hello.limit, end)))
         }
         // The parent knows the reason and tells it.
         Err(_) => std::process::exit(1),
@@ -320,6 +326,7 @@ impl Process {
             name: shared.name.clone(),
             identity: shared.identity.clone(),
             daemon: shared.daemon,
+            limit: shared.limit,
             task: launch.task.to_owned(),
             arguments,
         });
@@ -496,6 +503,7 @@ mod tests {
             name: "x".into(),
             identity: vec![1],
             daemon: false,
+            limit: None,
             task,
             arguments,
         }

@@ -101,8 +101,9 @@ impl<'a> Tree<'a> {
 
     /// Waits until all of them have ended, and kills those that have not at the deadline.
     pub(super) fn kill_at(&self, deadline: Option<Instant>) -> io::Result<()> {
-        let everybody = self.descendants.iter().map(|member| member.pidfd.as_fd());
-        for pidfd in everybody.chain([self.root]) {
+        // The root first: it might take the end of a child for a reason to go on.
+        let descendants = self.descendants.iter().map(|member| member.pidfd.as_fd());
+        for pidfd in [self.root].into_iter().chain(descendants) {
             if !os::wait_until_ended(pidfd, deadline)? {
                 signal_unless_gone(pidfd, os::SIGKILL)?;
             }

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
+use std::time::Duration;
 
 /// The set of signals that a thread has blocked, as [`block_all_signals`] found it.
 #[derive(Clone, Copy)]
@@ -68,6 +69,20 @@ fn set_disposition(signal: i32, handler: libc::sighandler_t) -> io::Result<()> {
 /// `EINVAL` for a number that is no signal, SIGKILL and SIGSTOP.
 pub fn set_signal_default(signal: i32) -> io::Result<()> {
     set_disposition(signal, libc::SIG_DFL)
+}
+
+/// Ends this process after this time, in whole seconds and at least one, even if all signals are blocked.
+pub fn end_at_alarm(after: Duration) {
+    let _ = set_disposition(libc::SIGALRM, libc::SIG_DFL);
+    let seconds = after.as_secs().clamp(1, u64::from(u32::MAX)) as u32;
+    // SAFETY: the set is made before it is used, and is ours.
+    unsafe {
+        let mut alarm = MaybeUninit::<libc::sigset_t>::uninit();
+        libc::sigemptyset(alarm.as_mut_ptr());
+        libc::sigaddset(alarm.as_mut_ptr(), libc::SIGALRM);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, alarm.as_ptr(), std::ptr::null_mut());
+        libc::alarm(seconds);
+    }
 }
 
 /// Ignores a signal. Programs that this process executes later ignore it too; [`install_noop_handler`] does not have that
