@@ -368,11 +368,13 @@ class MapHost:
             text = bytes.fromhex(item["name_hex"]) if "name_hex" in item else item["text"]
             with self.lock:
                 self.waiting += 1
+            done = functools.partial(self._done, index)
+            done.takes_output = True  # type: ignore[attr-defined]
             try:
                 self.pool.apply_async(
                     _run_item,
                     (text,),
-                    callback=functools.partial(self._done, index),
+                    callback=done,
                     error_callback=functools.partial(self._lost, index),
                 )
             except Exception as error:
@@ -391,8 +393,10 @@ class MapHost:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             os.killpg(0, signal.SIGTERM)
 
-    def _done(self, index: int, outcome: Outcome) -> None:
+    def _done(self, index: int, outcome: Outcome, output: str | None) -> None:
         status, seconds, pid, fragment = outcome
+        if output:
+            fragment += f',"output":{to_json(printable(output))}'
         self._report(
             f'{{"index":{index},"status":"{status}","seconds":{seconds:.7f},"pid":{pid},{fragment}}}',
         )
@@ -426,6 +430,8 @@ class MapHost:
             return
         else:
             report["status"] = "error"
+        if getattr(error, "output", ""):
+            report["output"] = printable(error.output)
         self._report(to_json(report))
 
     def _report(self, fields_json: str) -> None:
@@ -519,7 +525,11 @@ def _serve(channel: Channel) -> None:
     channel.die_with_command(True)
     _task = Task(hello)
     if job == "map":
-        limits = {"timeout": settings["timeout_seconds"], "memory_limit": settings["memory_limit_bytes"]}
+        limits = {
+            "timeout": settings["timeout_seconds"],
+            "memory_limit": settings["memory_limit_bytes"],
+            "output": settings["output"],
+        }
         pool = _make_pool(hello, channel, settings["processes"], **limits)
         channel.die_with_command(False)
         channel.send("ready", "{}")

@@ -88,7 +88,7 @@ def retry_of(retries):
 
 
 class _Attempts:
-    """One call, as often as it takes; `tell` is given its value or its error."""
+    """One call, as often as it takes; `tell` is given its value or its error, and what it had written."""
 
     def __init__(self, pool, call, terms, retry, tell):
         self._pool = pool
@@ -111,15 +111,17 @@ class _Attempts:
         try:
             current = self._pool._attempt(*self._call, self._succeeded, self._failed, *self._terms)
         except BaseException as error:
-            self._end(None, error)
+            self._end(None, error, None)
         else:
             self._current = current
             if self._over:
                 # It was ended, or is done, meanwhile.
                 current.cancel()
 
-    def _succeeded(self, value):
-        self._end(value, None)
+    def _succeeded(self, value, output):
+        self._end(value, None, output)
+
+    _succeeded.takes_output = True
 
     def _failed(self, error):
         self._failures += 1
@@ -127,11 +129,11 @@ class _Attempts:
         try:
             again = not self._over and self._retry.covers(error) and not isinstance(error, PoolTerminated)
         except BaseException as raised:
-            return self._end(None, raised)
+            return self._end(None, raised, None)
         if not again or self._failures > self._retry.times:
             if again and self._failures > 1 and self._deaths == self._failures:
                 error = poison_task(error, self._failures)
-            return self._end(None, error)
+            return self._end(None, error, getattr(error, "output", None))
         function = self._call[0]
         self._pool._tell_retry(getattr(function, "__qualname__", None) or type(function).__qualname__)
         pause = self._retry.pause_seconds(self._failures)
@@ -146,7 +148,7 @@ class _Attempts:
             self._timer = timer
             timer.start()
 
-    def _end(self, value, error):
+    def _end(self, value, error, output):
         with self._lock:
             if self._over:
                 return False
@@ -154,14 +156,14 @@ class _Attempts:
             timer, self._timer = self._timer, None
         if timer is not None:
             timer.cancel()
-        self._tell(value, error)
+        self._tell(value, error, output)
         self._current = None
         return True
 
     def end(self, error):
         """Ends it with this error, whatever is still running; false if it has ended."""
         current = self._current
-        ended = self._end(None, error)
+        ended = self._end(None, error, None)
         if ended and current is not None:
             current.cancel()
         return ended
@@ -174,9 +176,9 @@ def _name_of(function):
 def apply_async(pool, call, calls, terms, retry):
     """Begins a call that is tried again; returns its result to come."""
 
-    def tell(value, error):
+    def tell(value, error, output):
         pool._promises.discard(attempts)
-        result._fulfil(value, error)
+        result._fulfil(value, error, output)
 
     attempts = _Attempts(pool, call, terms, retry, tell)
     result = pool._promise(*calls, lambda: attempts.end(task_cancelled(_name_of(call[0]))), False)
@@ -190,6 +192,7 @@ class _Map:
 
     def __init__(self, pool, function, items, star, calls, terms, retry):
         self._values = [None] * len(items)
+        self._outputs = [""] * len(items)
         self._left = len(items)
         self._error = None
         self._pool = pool
@@ -200,15 +203,17 @@ class _Map:
         self._attempts = []
         for index, item in enumerate(items):
             call = (function, tuple(item) if star else (item,), {})
-            tell = lambda value, error, index=index: self._take(index, value, error)  # noqa: E731
+            tell = lambda value, error, output, index=index: self._take(index, value, error, output)  # noqa: E731
             self._attempts.append(_Attempts(pool, call, terms, retry, tell))
         if not items:
             self._finish()
         for attempts in self._attempts:
             attempts.begin()
 
-    def _take(self, index, value, error):
+    def _take(self, index, value, error, output):
         with self._lock:
+            if output:
+                self._outputs[index] = output
             self._values[index] = value
             self._error = self._error or error
             self._left -= 1
@@ -218,7 +223,7 @@ class _Map:
 
     def _finish(self):
         self._pool._promises.discard(self)
-        self.result._fulfil(self._values, self._error)
+        self.result._fulfil(self._values, self._error, self._outputs)
 
     def end(self, error):
         """Ends it with this error, whatever is still running; false if it has ended."""
@@ -245,6 +250,8 @@ def map_with_progress(pool, function, items, star, terms, retry):
 
 class RetryingIterator:
     """What `imap` returns if its items are tried again: an iterator with `next(timeout)` and `cancel`."""
+
+    output = ""
 
     def __init__(self, pool, function, iterable, buffersize, ordered, terms, retry):
         self._begin = lambda item: apply_async(pool, (function, (item,), {}), (None, None), terms, retry)
@@ -302,6 +309,7 @@ class RetryingIterator:
                 raise TimeoutError
             result = self._arrived.popleft()
         self._fill()
+        self.output = result.output
         return result.get(0)
 
     def cancel(self):
@@ -336,6 +344,8 @@ class RetryingIterator:
 
 class _Raised:
     """A result that was an error from the beginning."""
+
+    output = ""
 
     def __init__(self, error):
         self._error = error

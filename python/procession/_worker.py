@@ -4,7 +4,7 @@ import os
 import sys
 from multiprocessing import process as _process
 
-from . import _limits, _native
+from . import _limits, _native, _output, _stack
 
 __all__ = ()
 
@@ -45,6 +45,7 @@ class Settings:
         self.cpu_share = _limits.share_of(pool._processes)
         self.start_method = pool._start_method
         self.first_number = pool._first_number
+        self.output, self.lines_lock = pool._output, pool._lines_lock
         self.log_queue = self.log_level = None
         if pool._relay is not None:
             import logging
@@ -91,28 +92,17 @@ class PoolWorker(_process.BaseProcess):
 
                 seat.report_broken(f"the initializer raised in {self.name}\n\n{traceback.format_exc()}")
                 sys.exit(1)
-        seat.work()
+        seat.work(_output.begin(settings.output, self.name, settings.lines_lock))
 
 
 def _offer_stack(seat):
-    # Who is killed for its task is asked first where it is. `faulthandler` answers in the signal's handler, whoever holds
-    # the GIL; its file has no name and is the worker's own.
-    import faulthandler
-    import fcntl
-
-    descriptors = []
+    # Who is killed for its task is asked first where it is.
     try:
         signal = seat.stack_signal()
-        descriptors.append(os.memfd_create("procession-stack"))
-        # High up, out of the way of programs that count on low numbers.
-        descriptors.append(fcntl.fcntl(descriptors[0], fcntl.F_DUPFD_CLOEXEC, 100))
-        faulthandler.register(signal, file=descriptors[1], all_threads=True, chain=True)
-        seat.offer_stack(signal, descriptors[1])
+        seat.offer_stack(signal, _stack.write_upon(signal))
     except (OSError, RuntimeError, ValueError):
         # Without descriptors or signals left, errors only tell less.
         pass
-    for descriptor in descriptors[:1]:
-        os.close(descriptor)
 
 
 def _seed_numpy():

@@ -50,6 +50,7 @@ class BaseContext(multiprocessing.context.BaseContext):
         retries: Retry | int | None = None,
         cpu_affinity: Iterable[int] | bool | None = None,
         threads_per_worker: int | Literal["auto"] | None = "auto",
+        output: Literal["inherit", "lines", "capture"] = "inherit",
         relay_logging: bool = False,
     ) -> _Pool: ...
     # So are these.

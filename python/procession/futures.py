@@ -39,7 +39,8 @@ def _as_futures_have_it(error):
     kind = _BROKEN.get(type(error))
     if kind is None:
         return error
-    twin = kind(*error.args, **vars(error))
+    twin = kind(*error.args)
+    vars(twin).update(vars(error))
     twin.__cause__ = error.__cause__
     return twin
 

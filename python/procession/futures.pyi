@@ -31,6 +31,7 @@ class ProcessPoolExecutor(Executor):
         retries: Retry | int | None = None,
         cpu_affinity: Iterable[int] | bool | None = None,
         threads_per_worker: int | Literal["auto"] | None = "auto",
+        output: Literal["inherit", "lines", "capture"] = "inherit",
         relay_logging: bool = False,
     ) -> None: ...
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]: ...

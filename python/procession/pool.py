@@ -26,7 +26,7 @@ from multiprocessing.pool import (
     starmapstar,
 )
 
-from . import _by_value, _limits, _native, _retry, _start
+from . import _by_value, _limits, _native, _output, _retry, _start
 from ._native import ApplyResult, IMapIterator, IMapUnorderedIterator, MapResult
 from ._retry import retry_of
 
@@ -63,6 +63,9 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         threads_per_worker: how many threads numeric libraries (OpenMP, OpenBLAS, MKL, …) may use in each worker. By
             default the CPUs are divided among the workers, unless the environment says otherwise. None for no limit.
         recycle_memory: bytes of memory of its own with which a worker is replaced after its task, for tasks that leak.
+        output: what becomes of what tasks write to their standard output and error. `"inherit"`: it goes where this process
+            writes. `"lines"`: the same in whole lines, each labelled with its worker's name. `"capture"`: it is kept, also
+            what C code and started programs write; results and errors have it in their attribute `output`.
         relay_logging: whether the records that tasks log by `logging` are handled in the process that made the pool, by its
             handlers, instead of in the workers. A thread does that, and ends with the pool.
 
@@ -100,6 +103,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         retries=None,
         cpu_affinity=None,
         threads_per_worker="auto",
+        output="inherit",
         relay_logging=False,
     ):
         # What `__del__` and `__repr__` look at exists from the beginning, whatever fails below.
@@ -132,6 +136,9 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         self._promises = set()
         self._cpus = _limits.cpus_of(cpu_affinity)
         self._threads_per_worker = _limits.threads_of(threads_per_worker, processes)
+        if output not in _output.MODES:
+            raise ValueError(f"output must be one of {', '.join(map(repr, _output.MODES))}, not {output!r}")
+        self._output = output
         memory_limit = _limits.bytes_of("memory_limit", memory_limit)
         recycle_memory = _limits.bytes_of("recycle_memory", recycle_memory)
         processes = operator.index(processes)
@@ -152,6 +159,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             timeout_ms,
             memory_limit,
             recycle_memory,
+            output == "capture",
             _start.WORKER_PREFIXES[method],
             first_number,
             method,
@@ -163,6 +171,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             from ._logging import Relay
 
             self._relay = Relay(context)
+        self._lines_lock = context.Lock() if output == "lines" else None
         _by_value.note_pool(self)
         self._launch()
         if self._relay is not None:
@@ -477,7 +486,10 @@ def _attend(pool):
         error = None
         if callback is not None:
             try:
-                callback(argument)
+                if getattr(callback, "takes_output", False):
+                    callback(argument, call.output)
+                else:
+                    callback(argument)
             except BaseException as raised:
                 error = raised
         call.done(error)

@@ -52,6 +52,7 @@ class Pool(PoolBase):
         retries: Retry | int | None = None,
         cpu_affinity: Iterable[int] | bool | None = None,
         threads_per_worker: int | Literal["auto"] | None = "auto",
+        output: Literal["inherit", "lines", "capture"] = "inherit",
         relay_logging: bool = False,
     ) -> None: ...
     def apply(

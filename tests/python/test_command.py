@@ -125,6 +125,11 @@ def prints(text):
     print("printed", text)
     return text
 
+def prints_and_dies(text):
+    print("printed", text)
+    print("the last words")
+    os.kill(os.getpid(), signal.SIGKILL)
+
 def big(text):
     return text * 1_000_000
 
@@ -254,6 +259,32 @@ def test_what_the_function_prints_goes_to_standard_error_in_whole_lines(folder: 
     done = run("map", "work.py:prints", "a", "b", "--ordered", "-q", env=environment)
     assert done.stdout == "a\nb\n"
     assert sorted(done.stderr.splitlines()) == ["printed a", "printed b"]
+
+
+def test_what_an_item_has_printed_is_kept_for_its_line(folder: Path) -> None:
+    done = run("map", "work.py:prints", "a", "b", "--ordered", "--jsonl", "--task-output", "capture")
+    assert [record["output"] for record in json_lines(done)] == ["printed a\n", "printed b\n"]
+    assert "printed" not in done.stderr
+    (record,) = json_lines(run("map", "work.py:upper", "a", "--jsonl", "--task-output", "capture"))
+    assert "output" not in record
+
+
+def test_the_summary_has_the_last_words_of_what_died(folder: Path) -> None:
+    done = run("map", "work.py:prints_and_dies", "a", "--task-output", "capture", "--jsonl")
+    (record,) = json_lines(done)
+    assert (record["status"], record["output"]) == ("died", "printed a\nthe last words\n")
+    assert "  | printed a\n  | the last words\n" in done.stderr
+    assert "was killed by SIGKILL while running prints_and_dies('a')\n" in done.stderr
+
+
+def test_printed_lines_are_labelled_when_asked_for(folder: Path) -> None:
+    done = run("map", "work.py:prints", "a", "b", "--ordered", "-q", "--task-output", "lines")
+    assert done.stdout == "a\nb\n"
+    assert sorted(re.sub(r"^\[\w*PoolWorker-\d+\] ", "", line) for line in done.stderr.splitlines()) == [
+        "printed a",
+        "printed b",
+    ]
+    assert all(line.startswith("[") for line in done.stderr.splitlines())
 
 
 def test_coroutines_and_generators_are_run_to_their_end(folder: Path) -> None:

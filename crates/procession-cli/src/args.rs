@@ -196,6 +196,34 @@ impl std::fmt::Display for SortBy {
     }
 }
 
+/// What becomes of what the function prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TaskOutput {
+    /// It goes to standard error, as it comes
+    Inherit,
+    /// To standard error in whole lines, each labelled with its process
+    Lines,
+    /// Kept for the item's JSON line
+    Capture,
+}
+
+impl TaskOutput {
+    /// As it is typed, and as the host is told.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Inherit => "inherit",
+            Self::Lines => "lines",
+            Self::Capture => "capture",
+        }
+    }
+}
+
+impl std::fmt::Display for TaskOutput {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// What `map` is told.
 #[derive(Debug, Args)]
 pub struct MapArguments {
@@ -227,6 +255,15 @@ pub struct MapArguments {
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory_limit: Option<u64>,
 
+    /// What becomes of what the function prints
+    ///
+    /// `inherit`: it goes to standard error, as it comes. `lines`: the same in whole lines, each labelled with its process.
+    /// `capture`: each item's own is kept, also what C code and started programs write, and stands in its JSON line as
+    /// `output`: `--task-output capture --jsonl`. Use `lines` to follow several processes, `capture` to find out
+    /// later what a failed item had said.
+    #[arg(long, value_name = "WHERE", default_value_t = TaskOutput::Inherit)]
+    pub task_output: TaskOutput,
+
     /// Try an item again when it failed, died or timed out
     ///
     /// Up to this many times, at once or after `--retry-delay`. Use it for work that fails by chance, such as requests: `--retries 2` gives each
@@ -251,7 +288,7 @@ pub struct MapArguments {
     /// Write one JSON object per item, failures too
     ///
     /// One per line (JSON Lines). Use it when another program reads the results. Fields: index (from 0), input, status (ok, error, died, timed_out, bad_input), result or
-    /// error {type, message, traceback…}, seconds, pid, attempts. `result_is_repr` is there and true when the result
+    /// error {type, message, traceback…}, seconds, pid, attempts. `output` is there with `--task-output capture` where anything was printed, `result_is_repr` is there and true when the result
     /// is Python's repr(), because JSON cannot say it.
     #[arg(long)]
     pub jsonl: bool,

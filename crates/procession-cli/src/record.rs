@@ -27,6 +27,8 @@ pub struct Outcome<'a> {
     pub pid: Option<u32>,
     /// How often the function was tried.
     pub attempts: u32,
+    /// What the function printed in the last attempt, where that is kept and anything was.
+    pub output: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -44,6 +46,8 @@ struct JsonLine<'a> {
     seconds: Option<f64>,
     pid: Option<u32>,
     attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -83,6 +87,7 @@ impl Outcome<'_> {
             seconds: self.seconds,
             pid: self.pid,
             attempts: self.attempts,
+            output: self.output,
         };
         let mut text = serde_json::to_vec(&line).expect("plain fields always serialize");
         text.push(b'\n');
@@ -118,6 +123,7 @@ mod tests {
             seconds: Some(0.25),
             pid: Some(77),
             attempts: 1,
+            output: None,
         }
     }
 

@@ -40,6 +40,25 @@ pub struct Failure {
     pub input: String,
     /// What went wrong.
     pub error: String,
+    /// The last lines of what the function had printed, where that is kept.
+    pub last_words: Vec<String>,
+}
+
+/// Of what a failed item had printed, what the summary shows.
+pub fn last_words(output: Option<&str>) -> Vec<String> {
+    const MOST_LINES: usize = 3;
+    const MOST_CHARACTERS: usize = 160;
+    let lines: Vec<_> = output.unwrap_or_default().lines().collect();
+    let cut = |line: &&str| {
+        line.chars()
+            .take(MOST_CHARACTERS)
+            .filter(|c| !c.is_control())
+            .collect()
+    };
+    lines[lines.len().saturating_sub(MOST_LINES)..]
+        .iter()
+        .map(cut)
+        .collect()
 }
 
 impl Tally {
@@ -142,12 +161,18 @@ impl Summary<'_> {
     fn render_failures(&self, text: &mut String) {
         let mut failures: Vec<_> = self.tally.failures.iter().collect();
         failures.sort_by_key(|failure| failure.index);
-        for (place, Failure { index, input, error }) in failures.iter().copied().enumerate() {
+        for (place, failure) in failures.iter().enumerate() {
+            let Failure {
+                index, input, error, ..
+            } = failure;
             let _ = write!(
                 text,
                 "{}item {index} {input}\n  {error}\n",
                 if place == 0 { "\n" } else { "" }
             );
+            for line in &failure.last_words {
+                let _ = writeln!(text, "  | {line}");
+            }
         }
         let hidden = self.tally.not_done() - failures.len() as u64;
         if hidden > 0 && !failures.is_empty() {
@@ -163,6 +188,16 @@ impl Summary<'_> {
 /// An error in one line: its class and text, and where in the user's code it was raised.
 pub fn error_line(error: &ItemError, attempts: u32) -> String {
     let first_line = error.message.lines().next().unwrap_or_default();
+    // What follows on further lines is not shown here.
+    let announced = [
+        "; it was here:",
+        "; it had printed:",
+        "; the end of what it had printed:",
+    ];
+    let first_line = announced
+        .iter()
+        .find_map(|end| first_line.strip_suffix(end))
+        .unwrap_or(first_line);
     let shown: String = if first_line.chars().count() > 300 {
         first_line.chars().take(300).chain(['…']).collect()
     } else {
@@ -260,6 +295,7 @@ mod tests {
             index,
             input: format!("\"{index}.txt\""),
             error: error.to_owned(),
+            last_words: Vec::new(),
         };
         let tally = Tally {
             done: 95,
@@ -315,6 +351,38 @@ mod tests {
              57 of 69 items done in 3.00 s by 2 processes: 19.0 items/s\n\
              12 not finished\n\
              tasks took 6.00 s in sum: speed-up 2.00\n"
+        );
+    }
+
+    #[test]
+    fn of_what_a_failed_item_had_printed_the_end_is_shown() {
+        assert_eq!(last_words(None), Vec::<String>::new());
+        assert_eq!(
+            last_words(Some("one\ntwo\n\x1b[31mthree\nfour\n")),
+            ["two", "[31mthree", "four"]
+        );
+        let failure = Failure {
+            index: 3,
+            input: "\"x\"".into(),
+            error: "ValueError: no".into(),
+            last_words: last_words(Some("about to fail\n")),
+        };
+        let tally = Tally {
+            failed: 1,
+            failures: vec![failure],
+            ..Tally::default()
+        };
+        let summary = Summary {
+            tally: &tally,
+            wall: Duration::from_secs(1),
+            processes: 1,
+            cut_short: None,
+            unfinished: 0,
+        };
+        let text = rendered(&summary);
+        assert!(
+            text.ends_with("item 3 \"x\"\n  ValueError: no\n  | about to fail\n"),
+            "{text}"
         );
     }
 }

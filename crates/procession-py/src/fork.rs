@@ -63,11 +63,12 @@ pub fn supervise(
             seat,
             channel,
             results,
+            output,
         }) => {
             // Ctrl-C is the caller's affair. A handler that does nothing, not "ignore": programs that a task starts
             // would inherit the latter.
             process::install_noop_handler(2).map_err(os_error)?;
-            Ok(Some(WorkerSeat::new(Worker::new(channel, results, seat))))
+            Ok(Some(WorkerSeat::new(Worker::new(channel, results, seat, output))))
         }
         Err(e) => Err(os_error(e)),
     }

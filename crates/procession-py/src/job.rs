@@ -179,6 +179,8 @@ pub struct JobState {
     pub listeners: Vec<Py<PyAny>>,
     /// Callbacks are due or running: the result is not to be seen before they have ended.
     pub calls_running: bool,
+    /// What items have written, where that is kept.
+    pub outputs: Vec<(u64, Py<PyAny>)>,
     /// Threads that have taken arrivals out and decode them, which runs user code: the list has holes until then.
     pub decoding: u32,
 }

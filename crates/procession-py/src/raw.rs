@@ -18,6 +18,15 @@ enum Bytes {
     Block(Block, usize),
 }
 
+/// How an item ended.
+#[derive(Debug)]
+pub struct Told<'py> {
+    /// What it returned or raised.
+    pub outcome: PyResult<Bound<'py, PyAny>>,
+    /// What it had written, if that was kept and anything was.
+    pub output: Option<Bound<'py, PyAny>>,
+}
+
 /// A message from a worker, whose blocks are the caller's by now. Decoding may run user code, so it happens in the
 /// thread that wants the value; what is never decoded gives its blocks back.
 #[derive(Debug)]
@@ -82,7 +91,22 @@ impl Raw {
     }
 
     /// Decodes the next outcome; user code may run.
-    pub fn next<'py>(&mut self, py: Python<'py>, task: &str) -> Result<Bound<'py, PyAny>, PyErr> {
+    pub fn next<'py>(&mut self, py: Python<'py>, task: &str) -> Told<'py> {
+        let mut output = None;
+        let outcome = self.decode_next(py, task, &mut output);
+        if let (Err(e), Some(text)) = (&outcome, &output) {
+            // An exception may refuse attributes; its output can still be had from the result.
+            let _ = e.value(py).setattr(intern!(py, "output"), text);
+        }
+        Told { outcome, output }
+    }
+
+    fn decode_next<'py>(
+        &mut self,
+        py: Python<'py>,
+        task: &str,
+        output: &mut Option<Bound<'py, PyAny>>,
+    ) -> Result<Bound<'py, PyAny>, PyErr> {
         let mut reader = self.reader();
         // The next outcome begins where the walk ends, however far decoding gets.
         let mut after = reader;
@@ -105,8 +129,12 @@ impl Raw {
             from: Owner::CALLER,
             copies: false,
         };
-        match reader.byte() {
-            Some(outcome::OK) => reader.value(py, &mine).map_err(|e| {
+        let kind = reader.byte().unwrap_or(outcome::RAISED);
+        if kind & outcome::WITH_OUTPUT != 0 {
+            *output = Some(reader.value(py, &mine)?);
+        }
+        match kind & !outcome::WITH_OUTPUT {
+            outcome::OK => reader.value(py, &mine).map_err(|e| {
                 if e.is_instance_of::<pyo3::exceptions::PyMemoryError>(py) {
                     return e;
                 }
@@ -159,7 +187,11 @@ impl Drop for Raw {
 
 /// Walks past one outcome.
 pub fn skip_outcome(reader: &mut Reader, found: &mut dyn FnMut(crate::codec::Attached)) -> Option<()> {
-    match reader.byte()? {
+    let kind = reader.byte()?;
+    if kind & outcome::WITH_OUTPUT != 0 {
+        reader.skip(found)?;
+    }
+    match kind & !outcome::WITH_OUTPUT {
         outcome::OK => reader.skip(found),
         outcome::RAISED => {
             reader.skip(found)?;

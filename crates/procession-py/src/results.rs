@@ -11,8 +11,9 @@ use procession::os::process::generation;
 use procession::shm::{Block, Owner};
 use pyo3::exceptions::{PyBaseException, PyStopIteration, PyValueError};
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyIterator, PyList, PyType};
+use pyo3::types::{PyIterator, PyList, PyString, PyType};
 use pyo3::{PyTraverseError, PyVisit};
 
 use crate::codec::Reader;
@@ -51,6 +52,8 @@ pub struct AsyncResult {
     slot: GilCell<u32>,
     /// What cancels it, if its value comes from Python code.
     canceller: GilCell<Option<Py<PyAny>>>,
+    /// What the task has written, if that is kept and anything was; of a map of Python code, a list of that.
+    output: GilCell<Option<Py<PyAny>>>,
 }
 
 /// The result of `map_async` and `starmap_async`.
@@ -66,6 +69,7 @@ impl AsyncResult {
             job,
             slot: GilCell::new(0),
             canceller: GilCell::new(None),
+            output: GilCell::new(None),
         }
     }
 
@@ -207,7 +211,11 @@ impl AsyncResult {
             _ => None,
         });
         if let Some(mut raw) = raw {
-            let outcome = match raw.next(py, &self.task()) {
+            let told = raw.next(py, &self.task());
+            if let Some(text) = told.output {
+                self.output.with(py, |o| *o = Some(text.unbind()));
+            }
+            let outcome = match told.outcome {
                 Ok(value) => Outcome::Value(value.unbind()),
                 Err(e) => Outcome::Error(e.into_value(py)),
             };
@@ -237,6 +245,45 @@ impl AsyncResult {
             Err(e) => Outcome::Error(e.into_value(py)),
         };
         let _former = self.outcome.with(py, |o| std::mem::replace(o, outcome));
+    }
+
+    /// What was written: by each item of a map, in their order, or by the one task.
+    fn texts(slf: &Bound<'_, Self>) -> PyResult<Vec<Py<PyAny>>> {
+        let py = slf.py();
+        let this = slf.get();
+        if !Self::ready(slf) {
+            return Err(PyValueError::new_err(format!("{} not ready", slf.repr()?)));
+        }
+        this.settle(py);
+        let nothing = || PyString::new(py, "").into_any().unbind();
+        if let Some(job) = &this.job {
+            return Ok(job.state.with(py, |j| {
+                let mut texts: Vec<_> = (0..j.total.unwrap_or(0)).map(|_| nothing()).collect();
+                for (index, text) in &j.outputs {
+                    if let Some(place) = texts.get_mut(*index as usize) {
+                        *place = text.clone_ref(py);
+                    }
+                }
+                texts
+            }));
+        }
+        match this.written(py) {
+            Some(texts) if texts.bind(py).is_instance_of::<PyList>() => texts.extract(py),
+            Some(text) => Ok(vec![text]),
+            // Those of the dead came with their error.
+            None => Ok(vec![match this.result(py) {
+                Some(Err(e)) => e
+                    .value(py)
+                    .getattr(intern!(py, "output"))
+                    .map_or_else(|_| nothing(), Bound::unbind),
+                _ => nothing(),
+            }]),
+        }
+    }
+
+    /// What the task has written, as far as its result was decoded.
+    pub fn written(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.output.with(py, |o| o.as_ref().map(|o| o.clone_ref(py)))
     }
 
     fn result(&self, py: Python<'_>) -> Option<PyResult<Py<PyAny>>> {
@@ -389,6 +436,7 @@ impl AsyncResult {
                 }
             }
             visit.call(self.canceller.peek())?;
+            visit.call(self.output.peek())?;
         }
         Ok(())
     }
@@ -401,8 +449,23 @@ impl AsyncResult {
                 _ => None,
             });
             let canceller = self.canceller.with(py, Option::take);
-            drop((former, canceller));
+            let output = self.output.with(py, Option::take);
+            drop((former, canceller, output));
         });
+    }
+
+    /// What the task has written to its standard output and error, as text; empty without the pool's `output="capture"`.
+    /// Of a map, of all items in their order.
+    ///
+    /// Raises `ValueError` if the task has not ended.
+    #[getter]
+    fn output(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
+        let py = slf.py();
+        let texts = Self::texts(slf)?;
+        let texts = PyList::new(py, texts)?;
+        Ok(PyString::new(py, "")
+            .call_method1(intern!(py, "join"), (texts,))?
+            .unbind())
     }
 
     /// Cancels the task: takes it back if no worker has begun it, else kills its worker. Then `get` raises `TaskCancelled`.
@@ -445,14 +508,20 @@ impl AsyncResult {
     }
 
     /// Gives a promised result: a value, or the error that the task raised. False if it has one already.
-    #[pyo3(signature = (value, error=None))]
-    fn _fulfil(slf: &Bound<'_, Self>, value: Py<PyAny>, error: Option<Bound<'_, PyAny>>) -> PyResult<bool> {
+    #[pyo3(signature = (value, error=None, output=None))]
+    fn _fulfil(
+        slf: &Bound<'_, Self>,
+        value: Py<PyAny>,
+        error: Option<Bound<'_, PyAny>>,
+        output: Option<Py<PyAny>>,
+    ) -> PyResult<bool> {
         let py = slf.py();
         let this = slf.get();
         if !this.outcome.with(py, |o| matches!(o, Outcome::Pending)) {
             return Ok(false);
         }
         drop(this.canceller.with(py, Option::take));
+        drop(this.output.with(py, |o| std::mem::replace(o, output)));
         match error {
             Some(error) => this.fail(py, PyErr::from_value(error)),
             None => {
@@ -517,6 +586,20 @@ impl AsyncResult {
     }
 }
 
+#[pymethods]
+impl MapResult {
+    /// What each item has written to its standard output and error, as a list of texts; see `output`.
+    #[getter]
+    fn outputs(slf: &Bound<'_, Self>) -> PyResult<Vec<Py<PyAny>>> {
+        let base = slf.as_super();
+        let mut texts = AsyncResult::texts(base)?;
+        if base.get().job.is_none() && base.get().output.with(slf.py(), |o| o.is_none()) {
+            texts.clear();
+        }
+        Ok(texts)
+    }
+}
+
 /// Has an error of an error callback remember the error it was called for.
 pub fn in_context_of(py: Python<'_>, raised: &PyErr, task: &PyErr) {
     let value = raised.value(py);
@@ -534,6 +617,8 @@ pub struct ImapBase {
     /// Raised when the consumer has made room, for a feeding thread that sleeps.
     room: Arc<std::sync::atomic::AtomicU32>,
     waiting: GilCell<Cell<bool>>,
+    /// What the item has written that was given out last, if that is kept and anything was.
+    output: GilCell<Option<Py<PyAny>>>,
     generation: u32,
 }
 
@@ -545,6 +630,7 @@ impl ImapBase {
             fed_by_thread,
             room: Arc::default(),
             waiting: GilCell::new(Cell::new(false)),
+            output: GilCell::new(None),
             generation: generation(),
         }
     }
@@ -590,12 +676,23 @@ impl ImapBase {
 
     fn give(&self, py: Python<'_>, item: Option<Item>) -> PyResult<Py<PyAny>> {
         self.make_room(py);
-        match item {
+        let mut output = None;
+        let given = match item {
             None => Err(PyStopIteration::new_err(())),
             Some(Item::Value(value)) => Ok(value),
-            Some(Item::Raw(mut raw)) => raw.next(py, &self.job.task).map(Bound::unbind),
-            Some(Item::Exception(e)) => Err(e),
-        }
+            Some(Item::Raw(mut raw)) => {
+                let told = raw.next(py, &self.job.task);
+                output = told.output.map(Bound::unbind);
+                told.outcome.map(Bound::unbind)
+            }
+            Some(Item::Exception(e)) => {
+                let text = e.value(py).getattr(intern!(py, "output"));
+                output = text.ok().map(Bound::unbind);
+                Err(e)
+            }
+        };
+        let _former = self.output.with(py, |o| std::mem::replace(o, output));
+        given
     }
 
     fn next_within(slf: &Bound<'_, Self>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Py<PyAny>> {
@@ -685,6 +782,14 @@ impl ImapBase {
     #[pyo3(signature = (timeout=None))]
     fn next(slf: &Bound<'_, Self>, timeout: Option<&Bound<'_, PyAny>>) -> PyResult<Py<PyAny>> {
         Self::next_within(slf, timeout)
+    }
+
+    /// What the item has written to its standard output and error whose result was given out last, as text; empty without
+    /// the pool's `output="capture"`.
+    #[getter]
+    fn output(&self, py: Python<'_>) -> Py<PyAny> {
+        let output = self.output.with(py, |o| o.as_ref().map(|o| o.clone_ref(py)));
+        output.unwrap_or_else(|| PyString::new(py, "").into_any().unbind())
     }
 
     fn __aiter__(slf: Py<Self>) -> Py<Self> {

@@ -12,7 +12,7 @@ use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyDict, PyString, PyTuple};
 
 use crate::codec::{EncodeError, Encoder, Reader, Receiver};
 use crate::gil::GilCell;
@@ -45,6 +45,8 @@ pub mod outcome {
     pub const OK: u8 = 0;
     /// The traceback's text, the exception's text, and the exception (or `None`) follow.
     pub const RAISED: u8 = 1;
+    /// Added to either: what the item has written follows first.
+    pub const WITH_OUTPUT: u8 = 2;
 }
 
 /// A worker process's seat in its pool, as Python sees it.
@@ -111,12 +113,13 @@ impl WorkerSeat {
         });
     }
 
-    /// Runs tasks until no more will come, or as many were run as one worker may.
-    fn work(&self, py: Python<'_>) -> PyResult<()> {
+    /// Runs tasks until no more will come, or as many were run as one worker may. Calls `flush` after each of their items.
+    #[pyo3(signature = (flush=None))]
+    fn work(&self, py: Python<'_>, flush: Option<Py<PyAny>>) -> PyResult<()> {
         let Some(worker) = self.worker.with(py, Option::take) else {
             return Err(PyRuntimeError::new_err("this worker has done its work"));
         };
-        Loop::new(worker).run(py)
+        Loop::new(worker, flush).run(py)
     }
 
     fn __repr__(&self) -> String {
@@ -131,10 +134,14 @@ struct Loop {
     functions: Vec<Option<Py<PyAny>>>,
     encoder: Encoder,
     receiver: Receiver,
+    /// Empties the buffers of what prints, if output is kept or written line by line.
+    flush: Option<Py<PyAny>>,
+    /// What the running item has written, if that is kept and anything was.
+    written: Option<Py<PyString>>,
 }
 
 impl Loop {
-    fn new(worker: Worker) -> Self {
+    fn new(worker: Worker, flush: Option<Py<PyAny>>) -> Self {
         let channel = worker.channel().clone();
         let me = Owner::seat(worker.seat());
         Loop {
@@ -149,6 +156,8 @@ impl Loop {
             worker,
             channel,
             me,
+            flush,
+            written: None,
         }
     }
 
@@ -200,6 +209,7 @@ impl Loop {
                 .store(failed as u32, Ordering::Relaxed);
         }
         self.worker.complete(number);
+        self.worker.forget_output();
     }
 
     fn payload(&self, slot: &Slot) -> Option<Reader> {
@@ -238,6 +248,7 @@ impl Loop {
             }
             self.call(py, &function, kind, &mut reader)
         });
+        self.take_output(py);
         self.encode_outcome(py, outcome);
         self.worker.end_item(slot);
         // From here on the arguments are gone: who finds this worker dead must not read them.
@@ -280,6 +291,7 @@ impl Loop {
                 (Some(_), Some(Err(e))) => Err(e.clone_ref(py)),
                 _ => Err(garbled()),
             };
+            self.take_output(py);
             self.encode_outcome(py, outcome);
             self.worker.end_item(slot);
             if let Err(e) = results.append(&self.channel, self.me, &self.encoder.bytes) {
@@ -295,6 +307,32 @@ impl Loop {
             }
             // Sync point *result content*: the item's result comes before the count that shows it.
             slot.finished.store(item + 1, Ordering::Release);
+            self.worker.forget_output();
+        }
+    }
+
+    /// Takes what the item has written, before its result is encoded.
+    #[inline]
+    fn take_output(&mut self, py: Python<'_>) {
+        if let Some(flush) = &self.flush {
+            // What the user has put in the place of standard output may refuse; that is no reason to lose the result.
+            let _ = flush.call0(py);
+            let text = self.worker.output_text();
+            self.written = text.map(|text| PyString::new(py, &text).unbind());
+        }
+    }
+
+    fn begin_outcome(&mut self, py: Python<'_>, kind: u8) {
+        match &self.written {
+            None => self.encoder.bytes.push(kind),
+            Some(text) => {
+                self.encoder.bytes.push(kind | outcome::WITH_OUTPUT);
+                if self.encoder.put(text.bind(py).as_any()).is_err() {
+                    // No memory for it: the result matters more.
+                    self.encoder.rewind(0, 0);
+                    self.encoder.bytes.push(kind);
+                }
+            }
         }
     }
 
@@ -371,7 +409,7 @@ impl Loop {
     fn encode_outcome(&mut self, py: Python<'_>, outcome: PyResult<Bound<'_, PyAny>>) {
         let error = match outcome {
             Ok(value) => {
-                self.encoder.bytes.push(outcome::OK);
+                self.begin_outcome(py, outcome::OK);
                 match self.encoder.put(&value) {
                     Ok(()) => return,
                     Err(e) => {
@@ -383,13 +421,13 @@ impl Loop {
             Err(e) => e,
         };
         self.worker.count_failure();
-        self.encoder.bytes.push(outcome::RAISED);
+        self.begin_outcome(py, outcome::RAISED);
         let mark = self.encoder.bytes.len();
         if let Err(e) = self.encode_exception(py, error) {
             self.encoder.rewind(mark, 0);
             let text = format!("the task's exception could not be described: {}", e.into_py());
             for part in [text.as_str(), text.as_str()] {
-                let part = pyo3::types::PyString::new(py, part);
+                let part = PyString::new(py, part);
                 let _ = self.encoder.put(part.as_any());
             }
             let _ = self.encoder.put(py.None().bind(py));
@@ -401,14 +439,14 @@ impl Loop {
             intern!(py, "format_exception"),
             (error.get_type(py), error.value(py), error.traceback(py)),
         )?;
-        let text = pyo3::types::PyString::new(py, "").call_method1(intern!(py, "join"), (lines,))?;
+        let text = PyString::new(py, "").call_method1(intern!(py, "join"), (lines,))?;
         self.encoder.put(&text)?;
         let value = error.value(py).clone().into_any();
         // The frames hold the arguments, and arguments in shared memory should go back before the result is out.
         value.setattr(intern!(py, "__traceback__"), py.None())?;
         let said = value
             .repr()
-            .unwrap_or_else(|_| pyo3::types::PyString::new(py, "an exception without repr"));
+            .unwrap_or_else(|_| PyString::new(py, "an exception without repr"));
         self.encoder.put(said.as_any())?;
         let mark = self.encoder.bytes.len();
         if let Err(e) = self.encoder.put(&value) {

@@ -26,6 +26,8 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 struct Inner {
     kind: Kind,
     cause: Option<Cause>,
+    output: String,
+    attempts: u32,
 }
 
 /// Declares the kinds: one line each, with the text that people read.
@@ -88,14 +90,37 @@ kinds! {
 
 impl Error {
     pub(crate) fn new(kind: Kind) -> Error {
-        Error(Arc::new(Inner { kind, cause: None }))
+        Error(Arc::new(Inner {
+            kind,
+            cause: None,
+            output: String::new(),
+            attempts: 1,
+        }))
     }
 
     pub(crate) fn caused_by(kind: Kind, cause: impl Into<Cause>) -> Error {
         Error(Arc::new(Inner {
             kind,
             cause: Some(cause.into()),
+            output: String::new(),
+            attempts: 1,
         }))
+    }
+
+    /// Adds how often the task was tried that this new error is about.
+    pub(crate) fn with_attempts(mut self, attempts: u32) -> Error {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.attempts = attempts;
+        }
+        self
+    }
+
+    /// Adds what the task had written that this new error is about.
+    pub(crate) fn with_output(mut self, output: String) -> Error {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.output = output;
+        }
+        self
     }
 
     /// Gives an error of the operating system the name of what was tried: `map_err(Error::os("fork"))`.
@@ -226,6 +251,18 @@ impl Error {
         }
     }
 
+    /// What the task had written to its standard output and error when it panicked or was killed, if the pool keeps that
+    /// ([`PoolBuilder::output`](crate::PoolBuilder::output)). Of more than 1 MiB the end.
+    pub fn output(&self) -> Option<&str> {
+        Some(self.0.output.as_str()).filter(|text| !text.is_empty())
+    }
+
+    /// How often the task was tried: more than once only if the pool tries again
+    /// ([`PoolBuilder::retries`](crate::PoolBuilder::retries)).
+    pub fn attempts(&self) -> u32 {
+        self.0.attempts
+    }
+
     /// Whether this cannot be done here, whatever is tried again: on this system, or in a process with several threads.
     pub fn is_unsupported(&self) -> bool {
         match self.kind() {
@@ -273,6 +310,9 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.kind().fmt(f)?;
+        if self.attempts() > 1 {
+            write!(f, " (attempt {})", self.attempts())?;
+        }
         if f.alternate() {
             let mut cause = std::error::Error::source(self);
             while let Some(error) = cause {

@@ -18,7 +18,7 @@ pub mod watch;
 
 pub use channel::What;
 pub use error::{Error, Result};
-pub use options::{cpu_count, Knob, PoolOptions, StartMethod};
+pub use options::{cpu_count, Knob, Output, PoolOptions, StartMethod};
 pub use os::process::ExitStatus;
 pub use pool::events::{Events, PoolEvent};
 pub use pool::{

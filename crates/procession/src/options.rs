@@ -27,6 +27,18 @@ pub enum StartMethod {
     Spawn,
 }
 
+/// Where that goes what a pool's tasks write to their standard output and error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Output {
+    /// Where the process writes that made the pool.
+    #[default]
+    Inherit,
+    /// Into memory, both in one: the error of a task that fails has what the task had written
+    /// ([`Error::output`](crate::Error::output)).
+    Capture,
+}
+
 /// What is known of one knob, for whoever lists them (a command's help, a page of documentation).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Knob {
@@ -75,6 +87,10 @@ knobs! {
     memory_limit: Option<u64> = None, "bytes", "no limit";
     /// With how much memory of its own a worker is replaced by a fresh one, after the task that it runs.
     recycle_memory: Option<u64> = None, "bytes", "no limit";
+    /// How often a task is tried again whose worker died or was killed for its time or memory.
+    retries: u32 = 0, "attempts", "never";
+    /// Where that goes what tasks write to their standard output and error.
+    output: Output = Output::Inherit, "a destination", "where the process writes that made the pool";
     /// How long the batches are to run that `map` and `imap` make of short tasks.
     batch_time: Duration = Duration::from_micros(400), "time", "0.4 ms";
     /// How many items `imap` and `imap_unordered` read ahead of what was taken from them.

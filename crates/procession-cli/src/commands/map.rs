@@ -83,6 +83,7 @@ pub fn run(arguments: &MapArguments, default_python: Option<&OsStr>) -> Result<i
             processes,
             timeout_seconds: arguments.timeout,
             memory_limit_bytes: arguments.memory_limit,
+            output: arguments.task_output.name(),
         },
     );
     let prints = if screen.has_bar() {
@@ -423,6 +424,7 @@ impl Run<'_> {
             seconds: None,
             pid: None,
             attempts: 0,
+            output: None,
         });
     }
 
@@ -465,6 +467,7 @@ impl Run<'_> {
             seconds: report.seconds,
             pid: report.pid,
             attempts: item.attempts,
+            output: report.output.as_deref(),
         });
     }
 
@@ -490,6 +493,7 @@ impl Run<'_> {
                     index: outcome.index,
                     input: outcome.input.quoted(),
                     error: summary::error_line(error, outcome.attempts),
+                    last_words: summary::last_words(outcome.output),
                 });
             }
         }

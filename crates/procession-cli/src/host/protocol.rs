@@ -83,6 +83,8 @@ pub enum Job {
         timeout_seconds: Option<f64>,
         /// Limit for the memory of each worker.
         memory_limit_bytes: Option<u64>,
+        /// What becomes of what the function prints: `inherit`, `lines` or `capture`.
+        output: &'static str,
     },
     /// Take all items, then time them once.
     Measure {
@@ -226,6 +228,8 @@ pub struct ItemReport {
     pub seconds: Option<f64>,
     /// The worker that ran it, where that is known.
     pub pid: Option<u32>,
+    /// What the function had printed, where that is kept and anything was.
+    pub output: Option<String>,
 }
 
 /// Why an item has no result.

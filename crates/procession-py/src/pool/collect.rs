@@ -244,6 +244,7 @@ impl Core {
             Seat::NOT_KILLED => String::new(),
             _ => i.dispatcher.stack_of(&loss),
         };
+        let output = i.dispatcher.output_of(&loss);
         let arguments = readable
             .then(|| {
                 view(
@@ -290,6 +291,7 @@ impl Core {
                         loss,
                         limit_ms,
                         stack,
+                        output,
                         function,
                         arguments,
                     });
@@ -325,6 +327,7 @@ impl Core {
                     loss,
                     limit_ms,
                     stack,
+                    output,
                     function,
                     arguments,
                 });
@@ -336,6 +339,7 @@ impl Core {
                     loss,
                     limit_ms,
                     stack,
+                    output,
                     function,
                     arguments,
                 });
@@ -427,7 +431,7 @@ impl Core {
             Seat::KILLED_FOR_TIME => {
                 let elapsed = loss.elapsed().as_secs_f64();
                 let limit = f64::from(lost.limit_ms) / 1e3;
-                let facts = (name, loss.pid, task, elapsed, limit, &lost.stack);
+                let facts = (name, loss.pid, task, elapsed, limit, &lost.stack, &lost.output);
                 errors(py, "task_timeout", facts)
             }
             Seat::KILLED_FOR_MEMORY => {
@@ -438,16 +442,25 @@ impl Core {
                     loss.peak_bytes,
                     self.memory_limit,
                     &lost.stack,
+                    &lost.output,
                 );
                 errors(py, "memory_limit_exceeded", facts)
             }
-            Seat::KILLED_BY_CANCEL => errors(py, "task_cancelled", (task,)),
-            _ => errors(py, "worker_died", (name, loss.pid, loss.exit_code, task)),
+            Seat::KILLED_BY_CANCEL => errors(py, "task_cancelled", (task, &lost.output)),
+            _ => {
+                let facts = (name, loss.pid, loss.exit_code, task, &lost.output);
+                errors(py, "worker_died", facts)
+            }
         };
         match lost.target {
             LostTarget::One(result) => self.fail_one(py, result, error),
             LostTarget::Job(job, index) => {
-                job.state.with(py, |j| j.fail_item(index, error));
+                let output =
+                    (!lost.output.is_empty()).then(|| PyString::new(py, &lost.output).into_any().unbind());
+                job.state.with(py, |j| {
+                    j.outputs.extend(output.map(|text| (index, text)));
+                    j.fail_item(index, error);
+                });
                 self.inner.with(py, |i| self.finish_job(py, i, &job));
             }
         }

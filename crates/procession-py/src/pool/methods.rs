@@ -14,7 +14,7 @@ impl PoolBase {
 
     /// Makes the shared memory of a pool of this many workers. Times are in milliseconds, 0 is no limit.
     /// Memory is in bytes, 0 is no limit.
-    #[pyo3(signature = (workers, tasks_per_worker, timeout_ms, memory_limit, recycle_memory, name_prefix, first_number, start_method))]
+    #[pyo3(signature = (workers, tasks_per_worker, timeout_ms, memory_limit, recycle_memory, capture, name_prefix, first_number, start_method))]
     #[allow(clippy::too_many_arguments)]
     fn _open(
         &self,
@@ -23,6 +23,7 @@ impl PoolBase {
         timeout_ms: u32,
         memory_limit: u64,
         recycle_memory: u64,
+        capture: bool,
         name_prefix: String,
         first_number: u64,
         start_method: &str,
@@ -40,6 +41,7 @@ impl PoolBase {
         life.shortest_timeout_ms.store(timeout_ms, Ordering::Relaxed);
         life.memory_limit.store(memory_limit, Ordering::Relaxed);
         life.recycle_memory.store(recycle_memory, Ordering::Relaxed);
+        life.capture.store(capture.into(), Ordering::Relaxed);
         let prefix = format!("{name_prefix}PoolWorker-");
         channel
             .header()
@@ -545,6 +547,15 @@ pub struct DueCall {
 
 #[pymethods]
 impl DueCall {
+    /// What the task has written, if that is kept and anything was.
+    #[getter]
+    fn output(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        match &self.due {
+            Due::One(result) => result.get().written(py),
+            Due::Job(_) | Due::Wake(_) => None,
+        }
+    }
+
     /// The callback has returned, or raised this.
     #[pyo3(signature = (error=None))]
     fn done(&self, py: Python<'_>, error: Option<Bound<'_, PyAny>>) -> PyResult<()> {

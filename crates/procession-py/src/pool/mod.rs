@@ -19,7 +19,7 @@ use pyo3::exceptions::{PyMemoryError, PyOSError, PyRuntimeError, PyTypeError, Py
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyIterator, PyList, PyTuple};
+use pyo3::types::{PyDict, PyIterator, PyList, PyString, PyTuple};
 
 use crate::codec::{EncodeError, Encoder, Reader, Receiver};
 use crate::fork::IDLE_CAP_BYTES;
@@ -161,6 +161,8 @@ struct Lost {
     loss: Loss,
     limit_ms: u32,
     stack: String,
+    /// What the item had written, if that is kept.
+    output: String,
     function: Option<u32>,
     arguments: Option<(u32, Vec<u8>)>,
 }

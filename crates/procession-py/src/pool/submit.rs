@@ -384,6 +384,7 @@ impl Core {
             announced: false,
             calls_running: has_calls,
             listeners: Vec::new(),
+            outputs: Vec::new(),
             decoding: 0,
         };
         let usual = total

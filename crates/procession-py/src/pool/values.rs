@@ -63,7 +63,11 @@ pub fn decode_pending(py: Python<'_>, core: Option<&Core>, job: &Arc<Job>) {
             return;
         };
         while raw.items() > 0 {
-            match raw.next(py, &job.task) {
+            let told = raw.next(py, &job.task);
+            if let Some(text) = told.output {
+                job.state.with(py, |j| j.outputs.push((index, text.unbind())));
+            }
+            match told.outcome {
                 Ok(value) => {
                     if let Some(list) = &list {
                         // SAFETY: the place is inside the list and empty: each index arrives once.

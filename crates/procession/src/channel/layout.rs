@@ -10,7 +10,7 @@ use crate::shm::ArenaPlan;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"processn");
 /// Raised with every change of the layout or the protocol.
-const ABI: u32 = 2;
+const ABI: u32 = 3;
 /// How many functions can be told apart.
 pub const FUNCTIONS: u32 = 1 << 16;
 /// The bytes of a task or result that fit into its slot.
@@ -188,6 +188,8 @@ pub struct LifeWords {
     pub memory_limit: AtomicU64,
     /// Bytes of memory of its own with which a worker is replaced after a task; 0 for no limit.
     pub recycle_memory: AtomicU64,
+    /// 1 if what tasks write to their standard output and error is kept.
+    pub capture: AtomicU32,
 }
 
 impl Header {
@@ -277,6 +279,10 @@ pub struct Seat {
     pub stack_block: AtomicU32,
     /// The stack's length in bytes.
     pub stack_len: AtomicU32,
+    /// The block of the caller's with what the task of a dead worker had written; 0 if there is none.
+    pub output_block: AtomicU32,
+    /// Its length in bytes.
+    pub output_len: AtomicU32,
     /// When the current slot was claimed, in nanoseconds of the coarse monotonic clock; for watchers.
     pub claimed_ns: AtomicU64,
     /// Items run to their end since the worker began, however they ended; for watchers.

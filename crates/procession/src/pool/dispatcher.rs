@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -408,11 +408,23 @@ impl Dispatcher {
     /// Where the lost worker was when it was killed, as it wrote it down itself; empty if it did not. To be asked before
     /// [`Dispatcher::settle`].
     pub fn stack_of(&self, loss: &Loss) -> String {
-        let (seat, arena) = (self.channel.seat(loss.seat), self.channel.arena());
-        let Some(block) = arena.check(seat.stack_block.load(Ordering::Acquire)) else {
+        let seat = self.channel.seat(loss.seat);
+        self.text_in(&seat.stack_block, &seat.stack_len)
+    }
+
+    /// What the item had written that the lost worker was running; empty if that is not kept. To be asked before
+    /// [`Dispatcher::settle`].
+    pub fn output_of(&self, loss: &Loss) -> String {
+        let seat = self.channel.seat(loss.seat);
+        self.text_in(&seat.output_block, &seat.output_len)
+    }
+
+    fn text_in(&self, block: &AtomicU32, len: &AtomicU32) -> String {
+        let arena = self.channel.arena();
+        let Some(block) = arena.check(block.load(Ordering::Acquire)) else {
             return String::new();
         };
-        let len = u64::from(seat.stack_len.load(Ordering::Relaxed)).min(block.capacity()) as usize;
+        let len = u64::from(len.load(Ordering::Relaxed)).min(block.capacity()) as usize;
         // SAFETY: the supervisor gave this block to the caller with its number, and has no more to do with it.
         let bytes = unsafe { std::slice::from_raw_parts(arena.start(block), len) };
         String::from_utf8_lossy(bytes).into_owned()
@@ -427,12 +439,10 @@ impl Dispatcher {
             let s = self.channel.seat(seat);
             s.produced.store(0, Ordering::Relaxed);
             s.started_ns.store(0, Ordering::Relaxed);
-            if let Some(block) = self
-                .channel
-                .arena()
-                .check(s.stack_block.swap(0, Ordering::Relaxed))
-            {
-                self.channel.arena().free(block, Owner::CALLER);
+            for text in [&s.stack_block, &s.output_block] {
+                if let Some(block) = self.channel.arena().check(text.swap(0, Ordering::Relaxed)) {
+                    self.channel.arena().free(block, Owner::CALLER);
+                }
             }
             self.taken[seat as usize].store(0, Ordering::Relaxed);
             self.channel.set_live(seat, false);

@@ -3,6 +3,7 @@
 
 pub mod dispatcher;
 pub mod events;
+pub mod output;
 pub mod stats;
 pub mod supervisor;
 pub mod waiter;

@@ -18,6 +18,7 @@ use crate::os::process::{
 use crate::os::{socket, time};
 use crate::shm::Owner;
 
+use super::output::OutputFile;
 use super::worker::report_broken;
 
 /// What the caller tells the supervisor, one byte a message.
@@ -42,6 +43,8 @@ const MOST_STACK_BYTES: usize = 16 << 10;
 /// How often the workers' memory is looked at, if it is limited and one of them has used half of it, and otherwise.
 const WEIGH_OFTEN: Duration = Duration::from_millis(5);
 const WEIGH_SELDOM: Duration = Duration::from_millis(50);
+/// How often the memory of what the workers write is bounded, if it is kept: in this time a task can write some megabytes.
+const TRIM_EVERY: Duration = Duration::from_millis(50);
 /// Workers that may end one after the other before any is ready, before the pool counts as broken.
 const FAILED_STARTS: u32 = 3;
 /// The same for workers that somebody killed (SIGKILL, SIGTERM): as likely from outside as for what they did.
@@ -71,6 +74,8 @@ pub enum Role {
         channel: Arc<Channel>,
         /// The event that the caller awaits.
         results: Event,
+        /// Where its tasks' output goes, if that is kept.
+        output: Option<OutputFile>,
     },
     /// The supervisor, whose pool is over.
     Over,
@@ -79,6 +84,7 @@ pub enum Role {
 struct Hand {
     seat: u32,
     ending: Ending,
+    output: Option<OutputFile>,
 }
 
 struct Watch {
@@ -90,6 +96,8 @@ struct Watch {
     strays_kill_at_ns: u64,
     /// When the workers' memory will be looked at next, if it is limited.
     weigh_at_ns: u64,
+    /// When the workers' output will be looked at next, if it is kept.
+    trim_at_ns: u64,
     ending: bool,
 }
 
@@ -126,13 +134,14 @@ impl Supervisor {
             kill_at_ns: 0,
             strays_kill_at_ns: 0,
             weigh_at_ns: 0,
+            trim_at_ns: 0,
             ending: false,
         };
         loop {
             let retry = match self.staff(&mut watch, fork) {
-                Staffed::Child(seat) => {
+                Staffed::Child(seat, output) => {
                     children.hand_back();
-                    return Ok(self.become_worker(seat, supervisor, &mask));
+                    return Ok(self.become_worker(seat, output, supervisor, &mask));
                 }
                 Staffed::Later => Some(Duration::from_millis(50)),
                 Staffed::Full => None,
@@ -159,7 +168,13 @@ impl Supervisor {
 
     /// `supervisor` is the number of the process that forked this one. It comes by the memory that both had before the
     /// fork: the seat's words are being written by the supervisor at this moment.
-    fn become_worker(self, seat: u32, supervisor: u32, mask: &SignalMask) -> Role {
+    fn become_worker(
+        self,
+        seat: u32,
+        output: Option<OutputFile>,
+        supervisor: u32,
+        mask: &SignalMask,
+    ) -> Role {
         // The supervisor never has a second thread, so its "parent thread" lives as long as it does. Should it have
         // died just now, before the request was in force, the worker sees another parent.
         let _ = set_parent_death_signal(SIGKILL);
@@ -175,6 +190,7 @@ impl Supervisor {
             seat,
             channel: self.channel,
             results: self.results,
+            output,
         }
     }
 
@@ -218,15 +234,18 @@ impl Supervisor {
             }
             s.stage.store(Seat::STARTING, Ordering::Release);
             self.channel.set_live(seat, true);
-            match fork() {
-                Ok(Forked::Child) => return Staffed::Child(seat),
-                Ok(Forked::Parent(pid)) => {
+            let kept = life.capture.load(Ordering::Relaxed) != 0;
+            let output = kept.then(OutputFile::new).transpose();
+            match output.and_then(|output| Ok((fork()?, output))) {
+                Ok((Forked::Child, output)) => return Staffed::Child(seat, output),
+                Ok((Forked::Parent(pid), output)) => {
                     s.pid.store(pid, Ordering::Relaxed);
                     watch.workers.insert(
                         pid,
                         Hand {
                             seat,
                             ending: Ending::NotAsked,
+                            output,
                         },
                     );
                 }
@@ -301,6 +320,12 @@ impl Supervisor {
 
     fn settle(&self, watch: &mut Watch, hand: &Hand, pid: u32, status: ExitStatus) {
         let seat = self.channel.seat(hand.seat);
+        if let Some(text) = hand.output.as_ref().and_then(OutputFile::text) {
+            if let Some((block, len)) = self.give_to_caller(text.as_bytes()) {
+                seat.output_len.store(len, Ordering::Relaxed);
+                seat.output_block.store(block, Ordering::Relaxed);
+            }
+        }
         let was_ready = seat.stage.load(Ordering::Acquire) == Seat::READY;
         let code = status.exit_code_like_python();
         seat.exit_code.store(code, Ordering::Relaxed);
@@ -386,6 +411,9 @@ impl Supervisor {
         if self.channel.header().life.memory_limit.load(Ordering::Relaxed) != 0 && !watch.workers.is_empty() {
             next = next.min(watch.weigh_at_ns);
         }
+        if self.channel.header().life.capture.load(Ordering::Relaxed) != 0 && !watch.workers.is_empty() {
+            next = next.min(watch.trim_at_ns);
+        }
         for hand in watch.workers.values() {
             match hand.ending {
                 // The worker cannot ring; it is done within a fraction of a millisecond.
@@ -408,6 +436,7 @@ impl Supervisor {
             self.signal_strays(watch, SIGKILL);
         }
         self.weigh(watch, now);
+        self.trim(watch, now);
         for (&pid, hand) in &mut watch.workers {
             let seat = self.channel.seat(hand.seat);
             match hand.ending {
@@ -492,6 +521,17 @@ impl Supervisor {
         watch.weigh_at_ns = now + pace.as_nanos() as u64;
     }
 
+    /// Bounds the memory of what the workers write, if it is kept.
+    fn trim(&self, watch: &mut Watch, now: u64) {
+        if self.channel.header().life.capture.load(Ordering::Relaxed) == 0 || now < watch.trim_at_ns {
+            return;
+        }
+        for output in watch.workers.values().filter_map(|hand| hand.output.as_ref()) {
+            output.trim();
+        }
+        watch.trim_at_ns = now + TRIM_EVERY.as_nanos() as u64;
+    }
+
     /// Keeps what a worker has written down of its stack, for the caller.
     fn take_stack(&self, seat: &Seat, pid: u32) {
         if seat.stack_signal.load(Ordering::Acquire) == 0 {
@@ -503,13 +543,19 @@ impl Supervisor {
         if bytes.is_empty() {
             return;
         }
-        let arena = self.channel.arena();
-        if let Ok(block) = arena.alloc(bytes.len() as u64, Owner::CALLER) {
-            // SAFETY: the block has at least that many bytes, and nobody else knows it before its number is stored below.
-            unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), arena.start(block), bytes.len()) };
-            seat.stack_len.store(bytes.len() as u32, Ordering::Relaxed);
-            seat.stack_block.store(block.raw(), Ordering::Release);
+        if let Some((block, len)) = self.give_to_caller(&bytes) {
+            seat.stack_len.store(len, Ordering::Relaxed);
+            seat.stack_block.store(block, Ordering::Release);
         }
+    }
+
+    /// Copies this into a block of the caller's, which is to be told the block's number and how many bytes of it count.
+    fn give_to_caller(&self, bytes: &[u8]) -> Option<(u32, u32)> {
+        let arena = self.channel.arena();
+        let block = arena.alloc(bytes.len() as u64, Owner::CALLER).ok()?;
+        // SAFETY: the block has at least that many bytes, and nobody else knows its number yet.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), arena.start(block), bytes.len()) };
+        Some((block.raw(), bytes.len() as u32))
     }
 
     /// Ends what the workers have left behind; the pool's end waits for it, but not long.
@@ -520,6 +566,7 @@ impl Supervisor {
             kill_at_ns: 0,
             strays_kill_at_ns: 0,
             weigh_at_ns: 0,
+            trim_at_ns: 0,
             ending: true,
         };
         if !self.signal_strays(&none, SIGTERM) {
@@ -589,5 +636,5 @@ enum Staffed {
     /// No room for a process now; try again soon.
     Later,
     /// This process is the new worker.
-    Child(u32),
+    Child(u32, Option<OutputFile>),
 }

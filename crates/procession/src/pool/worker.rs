@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use crate::channel::{Channel, Idle, Note, Record, Seat, Slot, SpinBudget, What};
 use crate::os::event::Event;
-use crate::os::process::private_resident_bytes;
+use crate::os::process::{flush_c_streams, private_resident_bytes};
 use crate::os::time;
+
+use super::output::OutputFile;
 
 /// A worker's place in its pool.
 #[derive(Debug)]
@@ -25,14 +27,16 @@ pub struct Worker {
     /// When the running item began, if somebody reads events; 0 else.
     told_ns: Cell<u64>,
     failed: Cell<bool>,
+    /// Where the tasks' output goes, if it is kept.
+    output: Option<OutputFile>,
 }
 
 /// How often a worker that is recycled at some size looks at its memory.
 const WEIGH_EVERY_NS: u64 = 20_000_000;
 
 impl Worker {
-    /// Sits down in `seat`; `results` is the event that the caller awaits.
-    pub fn new(channel: Arc<Channel>, results: Event, seat: u32) -> Self {
+    /// Sits down in `seat`; `results` is the event that the caller awaits, `output` the supervisor's file for this worker.
+    pub fn new(channel: Arc<Channel>, results: Event, seat: u32, output: Option<OutputFile>) -> Self {
         let limit = channel.header().life.tasks_per_worker.load(Ordering::Relaxed);
         let recycle_bytes = channel.header().life.recycle_memory.load(Ordering::Relaxed);
         let tasks_left = if limit == 0 { u64::MAX } else { limit };
@@ -47,6 +51,7 @@ impl Worker {
             weigh_at_ns: 0,
             told_ns: Cell::new(0),
             failed: Cell::new(false),
+            output,
         }
     }
 
@@ -68,8 +73,33 @@ impl Worker {
         seat.stack_signal.store(signal as u32, Ordering::Release);
     }
 
-    /// Says that the worker is ready: from now on a failure is a task's, not the start's.
+    /// Whether what tasks write is kept.
+    pub fn keeps_output(&self) -> bool {
+        self.output.is_some()
+    }
+
+    /// What the running item has written, if that is kept and anything was. The language's own buffers must be empty.
+    pub fn output_text(&self) -> Option<String> {
+        let output = self.output.as_ref()?;
+        flush_c_streams();
+        output.text()
+    }
+
+    /// Forgets what the item has written whose result is out.
+    #[inline]
+    pub fn forget_output(&self) {
+        if let Some(output) = &self.output {
+            output.empty();
+        }
+    }
+
+    /// Says that the worker is ready: from now on a failure is a task's, not the start's, and so is what is written, if
+    /// that is kept.
     pub fn ready(&self) {
+        if let Some(output) = &self.output {
+            // Without it the output goes where it went before.
+            let _ = output.take_over_standard();
+        }
         #[cfg(feature = "crash-points")]
         crate::crash::arm();
         // Nobody is woken for this: who waits, waits for results.

@@ -517,3 +517,79 @@ fn task_that_forks_does_not_become_two_workers() {
     assert!(forked);
     assert_eq!(pool.map(square, 0..1000).unwrap().len(), 1000);
 }
+
+#[test]
+fn a_task_that_fails_leaves_what_it_had_written() {
+    let _alone = alone();
+    no_core_dumps();
+    let pool = builder()
+        .processes(2)
+        .timeout(Duration::from_millis(300))
+        .output(procession::Output::Capture)
+        .build()
+        .unwrap();
+    let work = |(n, fault): (u64, u64)| {
+        // The macros' output is the test harness's.
+        let _ = writeln!(std::io::stdout(), "item {n}");
+        let _ = write!(std::io::stderr(), "no end");
+        match fault {
+            1 => panic!("as told"),
+            2 => std::process::abort(),
+            3 => sleep_for_ever(),
+            _ => {}
+        }
+        n
+    };
+    for fault in 1..=3 {
+        for chunk in [1, 10] {
+            let items = (0..10).map(|n| (n, if n == 5 { fault } else { 0 }));
+            let error = pool.map_with_chunks(work, items, chunk).unwrap_err();
+            assert_eq!(error.output(), Some("item 5\nno end"), "{error}");
+        }
+    }
+    assert_eq!(pool.apply(work, (3, 0)).unwrap(), 3);
+}
+
+#[test]
+fn a_task_whose_worker_died_is_tried_again_alone() {
+    let _alone = alone();
+    no_core_dumps();
+    let pool = builder()
+        .processes(2)
+        .retries(2)
+        .timeout(Duration::from_millis(300))
+        .build()
+        .unwrap();
+    let folder = std::env::temp_dir().join(format!("procession-retries-{}", std::process::id()));
+    std::fs::create_dir(&folder).unwrap();
+    let marks = folder.to_str().unwrap().to_owned();
+    // Fails as often as its mark has letters, in one way or another, then succeeds.
+    let work = |(marks, n, failures): (String, u64, usize)| {
+        let mark = format!("{marks}/{n}");
+        let attempt = std::fs::read_to_string(&mark).unwrap_or_default();
+        std::fs::write(&mark, format!("{attempt}x")).unwrap();
+        match attempt.len() {
+            done if done >= failures => (n, attempt.len()),
+            0 => std::process::abort(),
+            _ => {
+                sleep_for_ever();
+                unreachable!()
+            }
+        }
+    };
+    for (round, chunk) in [1, 7].into_iter().enumerate() {
+        let items = (0..20).map(|n| (marks.clone(), n + 100 * round as u64, (n % 3) as usize));
+        let results = pool.map_with_chunks(work, items, chunk).unwrap();
+        let expected: Vec<_> = (0..20)
+            .map(|n| (n + 100 * round as u64, (n % 3) as usize))
+            .collect();
+        assert_eq!(results, expected);
+    }
+    let error = pool.apply(work, (marks.clone(), 1000, 9)).unwrap_err();
+    assert!(error.is_task_timeout() && error.attempts() == 3, "{error}");
+    assert!(error.to_string().ends_with("(attempt 3)"), "{error}");
+    std::fs::remove_dir_all(&folder).unwrap();
+    // What a task says itself is its answer.
+    let error = pool.apply(|()| -> u8 { panic!("no") }, ()).unwrap_err();
+    assert!(error.is_task_panicked() && error.attempts() == 1, "{error}");
+}

@@ -11,7 +11,7 @@ use super::start::{Initializer, Starter};
 use super::Pool;
 use crate::channel::{Channel, Geometry};
 use crate::error::{Error, Kind, Result};
-use crate::options::{PoolOptions, StartMethod};
+use crate::options::{Output, PoolOptions, StartMethod};
 use crate::os::event::Event;
 use crate::pool::waiter::Waiter;
 
@@ -124,6 +124,44 @@ impl PoolBuilder {
         self
     }
 
+    /// How often a task is tried again, at once, whose worker died, or was killed because it ran too long or took too much memory
+    /// (never, if not set); of a batch, that item alone. A panic is the task's own answer, and tasks with an
+    /// [`Array`](crate::Array) among their arguments may have changed it: both are not tried again.
+    ///
+    /// After the last attempt the task fails as it would without ([`Error::attempts`] tells how many there were).
+    ///
+    /// ```
+    /// use procession::Pool;
+    ///
+    /// let pool = Pool::builder().processes(1).retries(2).build()?;
+    /// let error = pool.apply(|()| std::process::abort(), ()).map(|_: ()| ()).unwrap_err();
+    /// assert!(error.is_worker_died());
+    /// assert_eq!(error.attempts(), 3);
+    /// # Ok::<(), procession::Error>(())
+    /// ```
+    pub fn retries(mut self, times: u32) -> Self {
+        self.options.retries = times;
+        self
+    }
+
+    /// Where that goes what tasks write to their standard output and error (where this process writes, if not set).
+    ///
+    /// With [`Output::Capture`] it is kept while the task runs, whoever writes: Rust, C, programs that the task has started. If
+    /// the task panics or its worker is killed, its error has it ([`Error::output`]).
+    ///
+    /// ```
+    /// use procession::{Output, Pool};
+    ///
+    /// let pool = Pool::builder().processes(1).output(Output::Capture).build()?;
+    /// let error = pool.apply(|x: i32| { println!("given {x}"); 1 / x }, 0).unwrap_err();
+    /// assert_eq!(error.output(), Some("given 0\n"));
+    /// # Ok::<(), procession::Error>(())
+    /// ```
+    pub fn output(mut self, output: Output) -> Self {
+        self.options.output = output;
+        self
+    }
+
     /// How long the batches are to run that `map` and `imap` make of short tasks (0.4 ms). Longer ones cost less on the
     /// way; shorter ones spread tasks of very different durations more evenly.
     pub fn batch_time(mut self, time: Duration) -> Self {
@@ -176,6 +214,8 @@ impl PoolBuilder {
             .store(options.memory_limit.unwrap_or(0), Ordering::Relaxed);
         life.recycle_memory
             .store(options.recycle_memory.unwrap_or(0), Ordering::Relaxed);
+        life.capture
+            .store(u32::from(options.output == Output::Capture), Ordering::Relaxed);
         life.shortest_timeout_ms
             .store(timeout_ms(options.timeout), Ordering::Relaxed);
         channel.header().watch.describe(
@@ -190,6 +230,7 @@ impl PoolBuilder {
             channel.clone(),
             options.timeout,
             options.start_method == StartMethod::Spawn,
+            options.retries,
         );
         let results = Event::new().map_err(Error::os("make an event"))?;
         let waiter = Waiter::new(channel.clone(), ledger.dispatcher.taken(), results);

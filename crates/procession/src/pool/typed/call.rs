@@ -127,12 +127,16 @@ fn error_of(failure: postcard::Result<Failure>, task: String) -> Error {
             message,
             location,
             backtrace,
-        }) => Kind::TaskPanicked {
-            task,
-            message,
-            location,
-            backtrace,
-        },
+            output,
+        }) => {
+            let kind = Kind::TaskPanicked {
+                task,
+                message,
+                location,
+                backtrace,
+            };
+            return Error::new(kind).with_output(output);
+        }
         Ok(Failure::Argument { reason }) => Kind::TaskArgument { task, reason },
         Ok(Failure::Result { reason }) => Kind::TaskResult { task, reason },
         Err(_) => Kind::Damaged { task },

@@ -28,6 +28,7 @@ pub(super) enum Failure {
         message: String,
         location: String,
         backtrace: String,
+        output: String,
     },
     /// The argument could not be decoded in the worker.
     Argument { reason: String },
@@ -197,12 +198,13 @@ pub(super) enum Ran {
     NoMemory,
 }
 
-/// Runs one item, and writes its frame: the result, or why there is none.
+/// Runs one item, and writes its frame: the result, or why there is none; `written` says what a task that panics has written.
 pub(super) fn run_item(
     thunk: Result<Thunk, &str>,
     frame: Option<Frame<'_>>,
     sink: &mut Sink<'_>,
     port: &Port,
+    written: impl FnOnce() -> String,
 ) -> Ran {
     let before = sink.len();
     let argument = |reason: &str| Failure::Argument {
@@ -223,7 +225,10 @@ pub(super) fn run_item(
     match outcome {
         Ok(false) => Ran::Plain,
         Ok(true) => Ran::WithParts,
-        Err(failure) => {
+        Err(mut failure) => {
+            if let Failure::Panicked { output, .. } = &mut failure {
+                *output = written();
+            }
             port.cancel_sending();
             sink.truncate(before);
             if write_failure(sink, failure) {
@@ -276,6 +281,7 @@ fn write_failure(sink: &mut Sink<'_>, failure: Failure) -> bool {
                 message,
                 location: String::new(),
                 backtrace: String::new(),
+                output: String::new(),
             }
         }
         _ => Failure::Result {
@@ -312,6 +318,7 @@ impl Failure {
             message,
             location,
             backtrace,
+            output: String::new(),
         }
     }
 }
@@ -326,6 +333,7 @@ pub(super) fn run_initializer(initializer: &dyn Fn()) -> Result<(), String> {
             message,
             location,
             backtrace,
+            ..
         } => {
             std::mem::forget(payload);
             let at = if location.is_empty() {

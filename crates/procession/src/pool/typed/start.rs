@@ -20,6 +20,7 @@ use crate::os::process as os;
 use crate::os::socket;
 use crate::pool::supervisor::{Role, Supervisor};
 use crate::pool::waiter::Lines;
+use crate::pool::worker::Worker;
 use crate::process::{build, check_initialised, fork_service, this_program, Service};
 
 /// How long a new copy of the program may take to come to [`init`](crate::init).
@@ -326,7 +327,8 @@ fn supervise(supervisor: Supervisor, initializer: Option<&dyn Fn()>) -> i32 {
             seat,
             channel,
             results,
-        }) => worker_main(seat, channel, results, initializer),
+            output,
+        }) => worker_main(Worker::new(channel, results, seat, output), initializer),
         Ok(Role::Over) => 0,
         Err(_) => 1,
     }

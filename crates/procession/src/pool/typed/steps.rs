@@ -78,7 +78,7 @@ fn shared() -> Arc<Shared> {
         class_bytes: 1 << 22,
     };
     let channel = Arc::new(Channel::create(geometry, 1 << 20).unwrap());
-    let ledger = Ledger::new(channel.clone(), None, false);
+    let ledger = Ledger::new(channel.clone(), None, false, 0);
     let waiter = Waiter::new(channel.clone(), ledger.dispatcher.taken(), Event::new().unwrap());
     {
         let options = PoolOptions::default();
@@ -98,7 +98,7 @@ fn run_worker(shared: &Shared, seat: u32, steps: u64) -> bool {
     match unsafe { os::fork() }.unwrap() {
         os::Forked::Child => {
             die_after(steps);
-            let mut worker = Worker::new(channel.clone(), Event::new().unwrap(), seat);
+            let mut worker = Worker::new(channel.clone(), Event::new().unwrap(), seat, None);
             let port = Port::new(channel.clone(), Channel::owner(seat));
             let port = port.open();
             while let Some(slot) = worker.claim() {
@@ -319,7 +319,7 @@ fn item_without_memory_for_its_result_says_so() {
             super::frame::Sink::over(shared.channel.arena(), Channel::owner(0), small.as_mut_ptr(), 100);
         (CodeAddress::from_word(function.code().to_word()).to_thunk(), sink)
     };
-    let ran = super::function::run_item(Ok(thunk), frame, &mut sink, &port);
+    let ran = super::function::run_item(Ok(thunk), frame, &mut sink, &port, String::new);
     assert_eq!(ran, Ran::Failed);
     assert!(super::frame::Frames::of(sink.bytes()).next().unwrap().failed);
 }

@@ -2,14 +2,12 @@
 
 use std::io::{self, Write};
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
 
 use super::array::Port;
 use super::frame::{Frames, Sink};
 use super::function::{run_initializer, run_item, CodeAddress, Ran, Thunk};
 use super::ledger::{claimed_payload, inline_results_at, worker_name, MEASURE, RESULT_PARTS};
 use crate::channel::{Channel, Idle, Slot, SLOT_INLINE_BYTES};
-use crate::os::event::Event;
 use crate::os::time::monotonic_ns;
 use crate::pool::worker::Worker;
 use crate::process::{begin_as_worker, end_family};
@@ -18,15 +16,10 @@ use crate::process::{begin_as_worker, end_family};
 const CANNOT_GO_ON: i32 = 70;
 
 /// Runs tasks until there are no more; gives the exit code.
-pub(super) fn worker_main(
-    seat: u32,
-    channel: Arc<Channel>,
-    results: Event,
-    initializer: Option<&dyn Fn()>,
-) -> i32 {
+pub(super) fn worker_main(mut worker: Worker, initializer: Option<&dyn Fn()>) -> i32 {
+    let (seat, channel) = (worker.seat(), worker.channel().clone());
     let number = channel.seat(seat).number.load(Ordering::Relaxed);
     begin_as_worker(number, worker_name(number));
-    let mut worker = Worker::new(channel.clone(), results, seat);
     if let Some(initializer) = initializer {
         if let Err(text) = run_initializer(initializer) {
             worker.report_broken(&text);
@@ -93,7 +86,10 @@ pub(super) fn run_slot(worker: &Worker, s: &Slot, port: &Port) -> bool {
     let mut with_parts = false;
     while let Some(item) = worker.begin_item(s) {
         crate::crash_point!("item-begun");
-        let ran = run_item(thunk, arguments.next(), &mut sink, port);
+        let ran = run_item(thunk, arguments.next(), &mut sink, port, || {
+            let _ = io::stdout().flush();
+            worker.output_text().unwrap_or_default()
+        });
         if ran == Ran::Failed {
             worker.count_failure();
         }
@@ -115,6 +111,11 @@ pub(super) fn run_slot(worker: &Worker, s: &Slot, port: &Port) -> bool {
         // Sync point *result content*: pairs with the Acquire of who looks at a dead worker's slot.
         s.finished.store(item + 1, Ordering::Release);
         crate::crash_point!("item-finished");
+        if worker.keeps_output() {
+            // What is left of a line is this item's, too.
+            let _ = io::stdout().flush();
+            worker.forget_output();
+        }
         sink.free_outgrown();
     }
     if kind & MEASURE != 0 {

@@ -117,6 +117,10 @@ impl Ledger {
             }
         }
         let kind = s.kind.load(Ordering::Relaxed);
+        let item = record.base + u64::from(finished);
+        // An item that is tried again is the first of the rest.
+        let again = next > finished && sane && !cancelled && self.is_tried_again(record.job, item, kind);
+        let next = if again { finished } else { next };
         if next > finished {
             let victim = Record {
                 first: finished,
@@ -125,13 +129,11 @@ impl Ledger {
             };
             self.drop_parts(payload_bytes(&channel, s).unwrap_or_default(), kind, victim);
             let limit_ms = s.timeout_ms.load(Ordering::Relaxed);
-            let error = self.blame(record.job, record.base + u64::from(finished), &loss, limit_ms);
-            self.fail(
-                record.job,
-                record.base + u64::from(finished),
-                next - finished,
-                error,
-            );
+            let attempts = self.failures.get(&(record.job, item)).copied().unwrap_or(1);
+            let error = self
+                .blame(record.job, item, &loss, limit_ms)
+                .with_attempts(attempts);
+            self.fail(record.job, item, next - finished, error);
         }
         let rest = Record {
             first: next,
@@ -166,39 +168,57 @@ impl Ledger {
         self.return_slot(slot);
     }
 
+    /// Counts a failed attempt at an item; whether there is another one. What has changed memory that it was lent is not tried
+    /// again.
+    fn is_tried_again(&mut self, job: u32, item: u64, kind: u32) -> bool {
+        if self.retries == 0 || kind & ARGUMENT_PARTS != 0 || self.ending.is_some() {
+            return false;
+        }
+        let failures = self.failures.entry((job, item)).or_insert(0);
+        *failures += 1;
+        if *failures > self.retries {
+            return false;
+        }
+        let task = self.jobs[job as usize].task;
+        self.channel.tell_event(&channel::Record {
+            what: What::Retried,
+            time_ns: monotonic_ns(),
+            worker: 0,
+            pid: 0,
+            function: task.function,
+            item: if task.many { item } else { Note::NO_ITEM },
+            value: 0,
+        });
+        true
+    }
+
     pub(super) fn blame(&self, job: u32, item: u64, loss: &Loss, limit_ms: u32) -> Error {
         if let Some(reason) = &self.ending {
             return reason.clone();
         }
         let task = self.task_name(self.jobs[job as usize].task, item);
-        match loss.killed {
-            Seat::KILLED_FOR_TIME => {
-                return Error::new(Kind::TaskTimeout {
-                    task,
-                    pid: loss.pid,
-                    elapsed: loss.elapsed(),
-                    limit: Duration::from_millis(limit_ms.into()),
-                });
-            }
-            Seat::KILLED_FOR_MEMORY => {
-                let limit = self.channel.header().life.memory_limit.load(Ordering::Relaxed);
-                return Error::new(Kind::MemoryLimit {
-                    task,
-                    pid: loss.pid,
-                    peak_bytes: loss.peak_bytes,
-                    limit_bytes: limit,
-                });
-            }
-            Seat::KILLED_BY_CANCEL => return Error::new(Kind::TaskCancelled { task }),
-            _ => {}
-        }
-        let status = ExitStatus::from_exit_code_like_python(loss.exit_code);
-        Error::new(Kind::WorkerDied {
-            worker: worker_name(loss.number),
-            pid: loss.pid,
-            status,
-            task,
-        })
+        let kind = match loss.killed {
+            Seat::KILLED_FOR_TIME => Kind::TaskTimeout {
+                task,
+                pid: loss.pid,
+                elapsed: loss.elapsed(),
+                limit: Duration::from_millis(limit_ms.into()),
+            },
+            Seat::KILLED_FOR_MEMORY => Kind::MemoryLimit {
+                task,
+                pid: loss.pid,
+                peak_bytes: loss.peak_bytes,
+                limit_bytes: self.channel.header().life.memory_limit.load(Ordering::Relaxed),
+            },
+            Seat::KILLED_BY_CANCEL => Kind::TaskCancelled { task },
+            _ => Kind::WorkerDied {
+                worker: worker_name(loss.number),
+                pid: loss.pid,
+                status: ExitStatus::from_exit_code_like_python(loss.exit_code),
+                task,
+            },
+        };
+        Error::new(kind).with_output(self.dispatcher.output_of(loss))
     }
 
     /// Makes the caller's own what a slot's finished items brought, and frees what they had lent. False if the worker's

@@ -85,6 +85,9 @@ impl Ledger {
     pub(super) fn free_job(&mut self, number: u32) {
         let job = &mut self.jobs[number as usize];
         if std::mem::replace(&mut job.in_use, false) {
+            if !self.failures.is_empty() {
+                self.failures.retain(|&(job, _), _| job != number);
+            }
             self.vacant_jobs.push(number);
         }
     }

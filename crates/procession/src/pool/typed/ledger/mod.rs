@@ -20,9 +20,10 @@ use super::calls::Terms;
 use super::frame::Frames;
 use super::function::Function;
 use super::helper::Callback;
-use crate::channel::{Channel, Note, Seat, Slot, SlotState, SLOT_INLINE_BYTES};
+use crate::channel::{self, Channel, Note, Seat, Slot, SlotState, What, SLOT_INLINE_BYTES};
 use crate::error::{Error, Kind};
 use crate::os::process::ExitStatus;
+use crate::os::time::monotonic_ns;
 use crate::pool::dispatcher::{Arrival, Dispatcher, Loss};
 use crate::shm::{Block, Owner};
 
@@ -185,6 +186,10 @@ pub(super) struct Ledger {
     arrivals: Vec<Arrival>,
     held: usize,
     timeout_ms: u32,
+    /// How often an item is tried again whose worker ended under it.
+    retries: u32,
+    /// Attempts that have failed, for items (by job and number) that are tried again.
+    failures: HashMap<(u32, u64), u32>,
     pub phase: Phase,
     /// Why nothing more comes, if that is not the ordinary end.
     pub reason: Option<Error>,
@@ -204,7 +209,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub fn new(channel: Arc<Channel>, timeout: Option<Duration>, spawned: bool) -> Self {
+    pub fn new(channel: Arc<Channel>, timeout: Option<Duration>, spawned: bool, retries: u32) -> Self {
         Ledger {
             dispatcher: Dispatcher::new(channel.clone()),
             channel,
@@ -219,6 +224,8 @@ impl Ledger {
             arrivals: Vec::new(),
             held: 0,
             timeout_ms: timeout_ms(timeout),
+            retries,
+            failures: HashMap::new(),
             phase: Phase::Running,
             reason: None,
             ending: None,

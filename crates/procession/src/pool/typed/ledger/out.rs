@@ -65,7 +65,7 @@ impl Ledger {
                 unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), s.inline(), len) };
                 s.payload_len.store(len as u64, Ordering::Relaxed);
                 s.payload_block.store(Block::NONE, Ordering::Relaxed);
-                if record.limit > 1 || kind & ARGUMENT_PARTS != 0 {
+                if record.limit > 1 || kind & ARGUMENT_PARTS != 0 || self.retries > 0 {
                     kind |= RESULTS_BEHIND;
                 }
             }
