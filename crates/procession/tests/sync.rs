@@ -135,34 +135,6 @@ fn lock_of_a_killed_process_goes_to_a_waiter_who_is_told() {
 }
 
 #[test]
-fn guards_that_a_child_inherits_release_nothing() {
-    let _alone = alone();
-    let lock: &'static SharedLock = Box::leak(Box::new(SharedLock::new(true, "test").unwrap()));
-    let mutex: &'static Mutex<u32> = Box::leak(Box::new(Mutex::new(1).unwrap()));
-    let semaphore: &'static Semaphore = Box::leak(Box::new(Semaphore::new(1).unwrap()));
-    /// Its guards belong to a thread, but a fork copies that one.
-    struct Inherited<T>(T);
-    // SAFETY: it goes from the forking thread to that thread's copy.
-    unsafe impl<T> Send for Inherited<T> {}
-    impl<T> Inherited<T> {
-        fn take(self) -> T {
-            self.0
-        }
-    }
-    let guards = Inherited((lock.lock().unwrap(), mutex.lock().unwrap(), semaphore.acquire()));
-    let process = started(move || {
-        let (lock, mut value, permit) = guards.take();
-        *value = 2;
-        drop((lock, value, permit));
-    });
-    // The child has not run the closure of this process, whose guards were moved into it and dropped after the fork.
-    all_succeed(&[process]);
-    assert_eq!(*mutex.lock_timeout(LONG).unwrap(), 1);
-    assert!(lock.try_lock().is_ok());
-    assert_eq!(semaphore.available_permits(), 1);
-}
-
-#[test]
 fn deadlock_between_processes_is_told_to_one_of_them() {
     let _alone = alone();
     let locks = Arc::new((
