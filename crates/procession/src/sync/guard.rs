@@ -55,7 +55,7 @@ impl Tenure {
 
 /// Why a lock was not got, or not without a warning.
 ///
-/// It becomes an [`Error`](crate::Error) by `?`, which releases a poisoned lock; the lock stays poisoned.
+/// It becomes an [`Error`] by `?`, which releases a poisoned lock; the lock stays poisoned.
 pub enum LockError<G> {
     /// The lock is the caller's, but what it guards may be half changed.
     Poisoned(Poisoned<G>),
