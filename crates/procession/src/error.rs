@@ -85,6 +85,10 @@ kinds! {
     Memory { reason: String } => "shared memory cannot be had: {reason}";
     FunctionElsewhere { task: String } => "the function {task} lies in a shared library, where spawned workers cannot find it: use the start method fork";
     TooManyFunctions { most: u32 } => "a pool can be given at most {most} different functions";
+    LockPoisoned { reason: String } => "{reason}";
+    LockNotFree => "the lock was not free in time";
+    Deadlock { deadlock: String } => "{deadlock}";
+    BarrierBroken { reason: String } => "{reason}";
     StatusLost { process: String } => "the exit status of process {process} is lost: somebody else reaped it (is SIGCHLD ignored, or waitpid(-1) called?)";
 }
 
@@ -140,7 +144,23 @@ impl Error {
 
     /// Whether something took longer than the caller wanted to wait.
     pub fn is_timeout(&self) -> bool {
-        matches!(self.kind(), Kind::Timeout { .. })
+        matches!(self.kind(), Kind::Timeout { .. } | Kind::LockNotFree)
+    }
+
+    /// Whether what a lock guards may be half changed, as a process has died or a thread has panicked while it held the lock
+    /// ([`LockError::Poisoned`](crate::sync::LockError::Poisoned)).
+    pub fn is_lock_poisoned(&self) -> bool {
+        matches!(self.kind(), Kind::LockPoisoned { .. })
+    }
+
+    /// Whether a wait for a lock would never have ended ([`Deadlock`](crate::sync::waits::Deadlock)).
+    pub fn is_deadlock(&self) -> bool {
+        matches!(self.kind(), Kind::Deadlock { .. })
+    }
+
+    /// Whether a [`Barrier`](crate::sync::Barrier) is broken.
+    pub fn is_barrier_broken(&self) -> bool {
+        matches!(self.kind(), Kind::BarrierBroken { .. })
     }
 
     /// Whether the process that should have done the work died.

@@ -5,6 +5,7 @@
 mod support;
 
 use procession::os::process as os;
+use procession::sync::{Condition, Mutex, Semaphore, SharedLock};
 use procession::{current, fork, Fork, Process};
 use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
@@ -122,6 +123,52 @@ const SCENARIOS: &[Scenario] = &[
             }
         },
         output: "",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "guards_that_a_child_inherits_change_and_release_nothing",
+        program: || {
+            let mutex = Mutex::new(1).unwrap();
+            let lock = SharedLock::new(true, "test").unwrap();
+            let semaphore = Semaphore::new(1).unwrap();
+            let guard = lock.lock().unwrap();
+            let mut value = mutex.lock().unwrap();
+            let permit = semaphore.acquire();
+            match fork().unwrap() {
+                Fork::Child => {
+                    *value = 2;
+                    drop((guard, value, permit));
+                    assert!(mutex.try_lock().is_none() && lock.try_lock().is_err());
+                    assert!(semaphore.try_acquire().is_none());
+                    print!("child ");
+                }
+                Fork::Parent(child) => {
+                    assert!(child.join().unwrap().success());
+                    drop((guard, value, permit));
+                    assert!(lock.try_lock().is_ok() && semaphore.try_acquire().is_some());
+                    print!("{}", *mutex.lock().unwrap());
+                }
+            }
+        },
+        output: "child 1",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "guard_that_a_child_inherits_cannot_wait",
+        program: || {
+            let (mutex, condition) = (Mutex::new(1).unwrap(), Condition::new().unwrap());
+            let value = mutex.lock().unwrap();
+            match fork().unwrap() {
+                Fork::Child => drop(condition.wait(value)),
+                Fork::Parent(child) => {
+                    assert_eq!(child.join().unwrap().code(), Some(101));
+                    drop(value);
+                    assert!(!condition.notify_one());
+                    print!("{}", *mutex.lock().unwrap());
+                }
+            }
+        },
+        output: "1",
         exit_code: 0,
     },
     Scenario {

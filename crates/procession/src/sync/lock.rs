@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::identity::Identity;
-use super::pace::{Pace, Stir};
+use super::pace::{never_stopped, Pace, Stir};
 use crate::os::futex::{self, Waited};
 
 /// Somebody may sleep on the word.
@@ -261,9 +261,30 @@ impl RawLock {
         Identity::from_word(self.last_dead.load(Ordering::Relaxed))
     }
 
+    /// Holds it for a few steps of this crate's own, which end by themselves. Whoever died with it has left nothing that the
+    /// next one minds.
+    pub(super) fn hold(&self) -> Held<'_> {
+        let me = Identity::current();
+        let Ok(_) = self.lock(me, true, None, &mut never_stopped);
+        Held { lock: self, me }
+    }
+
     #[cfg(test)]
     pub(super) fn pretend_owner(&self, owner: Identity) {
         self.word.store(owner.word(), Ordering::Relaxed);
+    }
+}
+
+/// See [`RawLock::hold`].
+#[derive(Debug)]
+pub(super) struct Held<'a> {
+    lock: &'a RawLock,
+    me: Identity,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let _ = self.lock.unlock(self.me);
     }
 }
 

@@ -1,5 +1,6 @@
 //! How a wait is cut into slices.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use crate::os::time::monotonic_ns;
@@ -11,6 +12,11 @@ pub struct Stir {
     pub waited: Duration,
     /// Whether a signal woke it, whose handler may want to be heard.
     pub interrupted: bool,
+}
+
+/// For waits that nothing but their time ends.
+pub(super) fn never_stopped(_: Stir) -> Result<(), Infallible> {
+    Ok(())
 }
 
 /// Cuts a wait into slices, between which the waiter looks around: does the one live for whom it waits?

@@ -1,5 +1,6 @@
 //! The semaphore word.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -12,6 +13,14 @@ const WAITERS: u32 = 1 << 31;
 /// The semaphore is at its highest value already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AtLimit;
+
+impl fmt::Display for AtLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("semaphore released too many times")
+    }
+}
+
+impl std::error::Error for AtLimit {}
 
 /// A counting semaphore between processes, for any zeroed piece of shared memory.
 ///

@@ -19,9 +19,17 @@ struct Inside {
     raw: RawLock,
     /// How often its owner has it; kept by the owner alone.
     depth: AtomicU32,
-    _reserved: AtomicU32,
+    /// Whether what it guards may be half changed, and why; changed by owners alone.
+    poison: AtomicU32,
     name: [AtomicU64; NAME_WORDS],
 }
+
+/// Where the room begins that [`SharedLock::with_room`] adds.
+pub(super) const ROOM_AT: usize = size_of::<Inside>();
+
+const SOUND: u32 = 0;
+const OWNER_DIED: u32 = 1;
+const OWNER_PANICKED: u32 = 2;
 
 /// Why a wait ended without the lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +64,9 @@ impl std::error::Error for NotReleased {}
 ///
 /// A process that is forked has it, too; to others go its [`cell`](SharedLock::cell)'s chunk and offset.
 ///
+/// [`lock`](SharedLock::lock) gives a guard, which releases it when it is dropped. What is below that, `acquire` and
+/// `release`, serves those who build locks of their own: anybody may release what another has acquired.
+///
 /// ```
 /// use procession::sync::{Acquired, Ended, SharedLock};
 /// use procession::sync::waits::About;
@@ -82,8 +93,13 @@ impl SharedLock {
     ///
     /// If the system has no memory or descriptor left.
     pub fn new(recursive: bool, name: &str) -> io::Result<SharedLock> {
+        SharedLock::with_room(recursive, name, 0)
+    }
+
+    /// One whose cell has so many bytes more, behind [`ROOM_AT`].
+    pub(super) fn with_room(recursive: bool, name: &str, room: usize) -> io::Result<SharedLock> {
         let lock = SharedLock {
-            cell: Cell::allocate(size_of::<Inside>())?,
+            cell: Cell::allocate(ROOM_AT.saturating_add(room))?,
             recursive,
         };
         let mut bytes = [0u8; NAME_WORDS * 8];
@@ -191,8 +207,43 @@ impl SharedLock {
             return Some(Acquired::Clean);
         }
         let acquired = self.raw().try_lock_or_recover(Identity::current(), scoped)?;
-        self.inside().depth.store(1, Ordering::Relaxed);
+        self.begin(acquired);
         Some(acquired)
+    }
+
+    /// What a new owner does first.
+    fn begin(&self, acquired: Acquired) {
+        // Who is killed before this is dead with the lock in its turn, and the next one notes it.
+        if let Acquired::FromTheDead(_) = acquired {
+            self.inside().poison.store(OWNER_DIED, Ordering::Relaxed);
+        }
+        self.inside().depth.store(1, Ordering::Relaxed);
+    }
+
+    /// Notes that its owner, the calling thread, panics.
+    pub(super) fn poison_by_panic(&self) {
+        self.inside().poison.store(OWNER_PANICKED, Ordering::Relaxed);
+    }
+
+    /// Whether a process has died or a thread has panicked while it held the lock, and nobody has
+    /// [cleared](SharedLock::clear_poison) it since: what the lock guards may be half changed.
+    ///
+    /// Only the answer of the lock's owner is certain. Of panics only those count that passed a [guard](super::SharedLockGuard).
+    pub fn is_poisoned(&self) -> bool {
+        self.inside().poison.load(Ordering::Relaxed) != SOUND
+    }
+
+    /// Says that what the lock guards is in order again. To be called by its owner.
+    pub fn clear_poison(&self) {
+        self.inside().poison.store(SOUND, Ordering::Relaxed);
+    }
+
+    /// The process whose death has poisoned the lock; `None` if it was a panic, or nothing.
+    pub(super) fn poisoned_by(&self) -> Option<Identity> {
+        match self.inside().poison.load(Ordering::Relaxed) {
+            OWNER_DIED => self.raw().last_dead_owner(),
+            _ => None,
+        }
     }
 
     /// Waits for it, for `limit` at most: `None` if the time was over. `stir` as in [`RawLock::lock`]; `about` is asked who
@@ -226,8 +277,8 @@ impl SharedLock {
                 None => Ok(()),
             }
         })?;
-        if acquired.is_some() {
-            self.inside().depth.store(1, Ordering::Relaxed);
+        if let Some(acquired) = acquired {
+            self.begin(acquired);
         }
         Ok(acquired)
     }

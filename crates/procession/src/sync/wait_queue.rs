@@ -10,9 +10,10 @@ use super::memory::Cell;
 use super::pace::{Pace, Stir};
 use crate::os::futex::{self, Waited};
 
-const PLACES: usize = 1024;
-const WAITING: u32 = 1;
-const NOTIFIED: u32 = 2;
+pub(super) const PLACES: usize = 1024;
+pub(super) const WAITING: u32 = 1;
+/// What is above it says how a wait of another kind ended (see [`WaitQueue::tell_all`]).
+pub(super) const NOTIFIED: u32 = 2;
 
 #[repr(C, align(64))]
 #[derive(Debug)]
@@ -29,6 +30,13 @@ struct Place {
     waiter: AtomicU64,
     state: AtomicU32,
     ticket: AtomicU32,
+}
+
+impl Place {
+    /// Whether somebody, perhaps dead, waits here and has not been notified.
+    fn is_waiting(&self) -> bool {
+        self.waiter.load(Ordering::Acquire) != 0 && self.state.load(Ordering::Relaxed) == WAITING
+    }
 }
 
 /// All places are taken.
@@ -76,9 +84,28 @@ impl WaitQueue {
     ///
     /// If the system has no memory left.
     pub fn new() -> io::Result<WaitQueue> {
+        WaitQueue::with_room(0)
+    }
+
+    /// One whose cell has so many bytes more, for [`room`](WaitQueue::room).
+    pub(super) fn with_room(room: usize) -> io::Result<WaitQueue> {
         Ok(WaitQueue {
-            cell: Cell::allocate(size_of::<Queue>())?,
+            cell: Cell::allocate(size_of::<Queue>() + room)?,
         })
+    }
+
+    /// What lies behind the queue.
+    ///
+    /// # Panics
+    ///
+    /// If there is no room for it.
+    ///
+    /// # Safety
+    ///
+    /// As [`Cell::at`].
+    pub(super) unsafe fn room<T>(&self) -> &T {
+        // SAFETY: the caller vouches for it; a queue's length is a multiple of its alignment, 64.
+        unsafe { self.cell.at(size_of::<Queue>()) }
     }
 
     /// The queue that another process has made.
@@ -87,7 +114,11 @@ impl WaitQueue {
     ///
     /// If the cell is too short for one.
     pub fn attach(cell: Cell) -> io::Result<WaitQueue> {
-        if cell.len() < size_of::<Queue>() as u64 {
+        WaitQueue::attach_with_room(cell, 0)
+    }
+
+    pub(super) fn attach_with_room(cell: Cell, room: usize) -> io::Result<WaitQueue> {
+        if cell.len() < (size_of::<Queue>() + room) as u64 {
             return Err(io::ErrorKind::InvalidData.into());
         }
         Ok(WaitQueue { cell })
@@ -115,6 +146,10 @@ impl WaitQueue {
     ///
     /// If 1024 threads wait already.
     pub fn enter(&self) -> Result<usize, Full> {
+        self.enter_for(Identity::current())
+    }
+
+    fn enter_for(&self, waiter: Identity) -> Result<usize, Full> {
         let queue = self.queue();
         let used = self.used().len();
         let vacant = self
@@ -142,8 +177,13 @@ impl WaitQueue {
         );
         place.state.store(WAITING, Ordering::Relaxed);
         crate::crash_point!("queue-before-entry");
-        place.waiter.store(Identity::current().word(), Ordering::Release);
+        place.waiter.store(waiter.word(), Ordering::Release);
         Ok(index)
+    }
+
+    #[cfg(test)]
+    pub(super) fn enter_as(&self, waiter: Identity) -> usize {
+        self.enter_for(waiter).unwrap()
     }
 
     /// Waits in this place until notified, for `limit` at most; `false` if the time was over. `stir` as in
@@ -189,13 +229,7 @@ impl WaitQueue {
     /// Notifies up to `count` of those who wait, in the order of their coming; gives how many it were.
     pub fn notify(&self, count: usize) -> usize {
         let now = self.queue().next_ticket.load(Ordering::Relaxed);
-        let mut waiting: Vec<_> = self
-            .used()
-            .iter()
-            .filter(|place| {
-                place.waiter.load(Ordering::Acquire) != 0 && place.state.load(Ordering::Relaxed) == WAITING
-            })
-            .collect();
+        let mut waiting: Vec<_> = self.used().iter().filter(|place| place.is_waiting()).collect();
         // The oldest ticket is the one furthest behind the next one, also when the numbers have wrapped.
         waiting
             .sort_by_key(|place| std::cmp::Reverse(now.wrapping_sub(place.ticket.load(Ordering::Relaxed))));
@@ -217,18 +251,38 @@ impl WaitQueue {
         notified
     }
 
+    /// How the wait in this place ended, or that it goes on.
+    pub(super) fn state(&self, place: usize) -> u32 {
+        // Sync point *notified*.
+        self.queue().places[place].state.load(Ordering::Acquire)
+    }
+
+    /// Tells all who wait, the dead among them, how their wait ended: `outcome` is [`NOTIFIED`] or a number above it.
+    pub(super) fn tell_all(&self, outcome: u32) {
+        for place in self.used().iter().filter(|place| place.is_waiting()) {
+            // Sync point *notified*.
+            place.state.store(outcome, Ordering::Release);
+            crate::crash_point!("queue-before-wake");
+            futex::wake(&place.state, 1);
+        }
+    }
+
+    /// Gives back the places of those who died before they were notified, and says how many it were.
+    pub(super) fn sweep_waiting(&self) -> usize {
+        self.used()
+            .iter()
+            .filter(|place| place.is_waiting() && !self.is_alive(place))
+            .map(|place| place.waiter.store(0, Ordering::Release))
+            .count()
+    }
+
     fn is_alive(&self, place: &Place) -> bool {
         Identity::from_word(place.waiter.load(Ordering::Relaxed)).is_some_and(Identity::process_is_alive)
     }
 
     /// How many places are taken, by waiters who have not been notified.
     pub fn waiting(&self) -> usize {
-        self.used()
-            .iter()
-            .filter(|place| {
-                place.waiter.load(Ordering::Relaxed) != 0 && place.state.load(Ordering::Relaxed) == WAITING
-            })
-            .count()
+        self.used().iter().filter(|place| place.is_waiting()).count()
     }
 
     /// How many places are taken.

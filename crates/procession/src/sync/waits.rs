@@ -322,6 +322,8 @@ impl fmt::Display for Deadlock {
     }
 }
 
+impl std::error::Error for Deadlock {}
+
 /// Watches one wait for a lock: enters it into the table when it lasts, and looks for a cycle.
 #[derive(Debug)]
 pub struct Watch<'a> {
