@@ -101,10 +101,20 @@ def test_a_table_for_people_and_pools_that_are_over_are_gone():
         assert f"pool of process {os.getpid()}, running, fork" in text
         assert "5 done" in text and "STATE" in text
         # Where there is no terminal, top is that table, too.
-        top = subprocess.run([COMMAND, "top"], capture_output=True, text=True, timeout=30, check=True)
+        mine = [COMMAND, "top", "--pid", str(os.getpid())]
+        top = subprocess.run(mine, capture_output=True, text=True, timeout=30, check=True)
         assert f"pool of process {os.getpid()}, running" in top.stdout
     pool.join()
     assert pools_of(os.getpid()) == []
+    assert ps("--pid", str(os.getpid())) == "no pool of yours is running that this process has made\n"
+
+
+def test_pools_are_chosen_by_the_process_that_has_made_them():
+    with open_pool("fork", 1) as pool:
+        pool.map(tasks.double, range(5))
+        chosen = json.loads(ps("--json", "--pid", "1", "-p", str(os.getpid())))["pools"]
+        assert [found["pid"] for found in chosen] == [os.getpid()]
+        assert json.loads(ps("--json", "--pid", str(os.getppid())))["pools"] == []
 
 
 def test_pools_of_other_users_are_not_visible(tmp_path):
@@ -146,7 +156,7 @@ class Terminal:
             import termios
 
             fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-            os.execv(COMMAND, [COMMAND, "top", *options])
+            os.execv(COMMAND, [COMMAND, "top", "--pid", str(os.getppid()), *options])
         self.columns, self.rows = columns, rows
         self.screen = [[" "] * columns for _ in range(rows)]
         self.row = self.column = 0
@@ -259,6 +269,8 @@ if shutil.which("tmux"):
                 "20",
                 COMMAND,
                 "top",
+                "-p",
+                str(os.getpid()),
                 "-i",
                 "0.1",
             )

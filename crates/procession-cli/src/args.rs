@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use procession::watch::PoolSnapshot;
 
 pub mod load;
 
@@ -136,6 +137,29 @@ pub struct TopArguments {
     /// The key `s` goes on to the next. Use it to have the longest tasks, or the largest workers, on top: `--sort age`.
     #[arg(short, long, value_name = "COLUMN", default_value_t = SortBy::Name)]
     pub sort: SortBy,
+
+    /// Whose pools are shown
+    #[command(flatten)]
+    pub whose: WhoseArguments,
+}
+
+/// Which of the user's pools are meant.
+#[derive(Debug, Args)]
+pub struct WhoseArguments {
+    /// Show only pools that this process has made
+    ///
+    /// May be given several times. Without it every running pool of yours is shown. Use it where many programs with pools run:
+    /// `--pid 4711`.
+    #[arg(short, long = "pid", value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub pids: Vec<u32>,
+}
+
+impl WhoseArguments {
+    /// Those of these pools that are meant.
+    pub fn choose(&self, mut pools: Vec<PoolSnapshot>) -> Vec<PoolSnapshot> {
+        pools.retain(|pool| self.pids.is_empty() || self.pids.contains(&pool.pid));
+        pools
+    }
 }
 
 /// What `ps` is told.
@@ -147,6 +171,10 @@ pub struct PsArguments {
     /// there stay.
     #[arg(long)]
     pub json: bool,
+
+    /// Whose pools are listed
+    #[command(flatten)]
+    pub whose: WhoseArguments,
 }
 
 /// What workers may be sorted by.

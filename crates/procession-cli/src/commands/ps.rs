@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write as _};
 use procession::watch::{PoolSnapshot, Watcher};
 use serde::Serialize;
 
-use crate::args::PsArguments;
+use crate::args::{PsArguments, WhoseArguments};
 use crate::error::CommandError;
 use crate::{exit_codes, table};
 
@@ -21,20 +21,22 @@ struct Report<'a> {
 ///
 /// When standard output cannot be written.
 pub fn run(arguments: &PsArguments) -> Result<i32, CommandError> {
-    let pools = Watcher::new().look();
+    let pools = arguments.whose.choose(Watcher::new().look());
     let text = if arguments.json {
         let report = Report { pools: &pools };
         serde_json::to_string_pretty(&report).unwrap_or_default() + "\n"
     } else {
-        plain(&pools)
+        plain(&pools, &arguments.whose)
     };
     print(&text)
 }
 
 /// The table, or a line that says that there is nothing to list.
-pub fn plain(pools: &[PoolSnapshot]) -> String {
-    if pools.is_empty() {
+pub fn plain(pools: &[PoolSnapshot], whose: &WhoseArguments) -> String {
+    if pools.is_empty() && whose.pids.is_empty() {
         "no pool of yours is running\n".to_owned()
+    } else if pools.is_empty() {
+        "no pool of yours is running that this process has made\n".to_owned()
     } else {
         table::text(pools)
     }

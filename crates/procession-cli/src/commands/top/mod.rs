@@ -16,7 +16,7 @@ use procession::watch::Watcher;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use signal_hook::consts::{SIGTERM, SIGTSTP};
 
-use crate::args::TopArguments;
+use crate::args::{TopArguments, WhoseArguments};
 use crate::commands::ps;
 use crate::error::CommandError;
 use crate::exit_codes;
@@ -35,7 +35,8 @@ pub fn run(arguments: &TopArguments) -> Result<i32, CommandError> {
         && io::stdin().is_terminal()
         && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
     if !can_draw {
-        return ps::print(&ps::plain(&Watcher::new().look()));
+        let pools = arguments.whose.choose(Watcher::new().look());
+        return ps::print(&ps::plain(&pools, &arguments.whose));
     }
     let refuse = |what: &str, error: io::Error| {
         CommandError::new(exit_codes::COULD_NOT_START, format!("{what}: {error}"))
@@ -47,7 +48,7 @@ pub fn run(arguments: &TopArguments) -> Result<i32, CommandError> {
     let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let state = State::new(arguments.sort, arguments.interval, colours);
     let mut terminal = ratatui::try_init().map_err(|error| refuse("cannot draw on this terminal", error))?;
-    let outcome = watch(&mut terminal, state, &ended);
+    let outcome = watch(&mut terminal, state, &arguments.whose, &ended);
     ratatui::restore();
     match outcome {
         Ok(()) => Ok(exit_codes::DONE),
@@ -57,13 +58,18 @@ pub fn run(arguments: &TopArguments) -> Result<i32, CommandError> {
     }
 }
 
-fn watch(terminal: &mut ratatui::DefaultTerminal, mut state: State, ended: &AtomicBool) -> io::Result<()> {
+fn watch(
+    terminal: &mut ratatui::DefaultTerminal,
+    mut state: State,
+    whose: &WhoseArguments,
+    ended: &AtomicBool,
+) -> io::Result<()> {
     let mut watcher = Watcher::new();
     let interval = Duration::from_secs_f64(state.interval_seconds);
     let mut next = Instant::now();
     while !ended.load(Ordering::Relaxed) {
         if Instant::now() >= next {
-            state.refresh(watcher.look());
+            state.refresh(whose.choose(watcher.look()));
             next = Instant::now() + interval;
         }
         terminal.draw(|frame| draw::draw(frame, &mut state))?;
