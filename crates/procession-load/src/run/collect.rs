@@ -6,8 +6,8 @@ use crate::histogram::Histogram;
 use crate::plan::{Plan, Target};
 use crate::record::{read_text, Datagram, Head, Region, StepTotals};
 use crate::result::{
-    judge, Environment, ErrorCount, ErrorKind, Latency, LatencySummary, Phases, RunInfo, RunResult, RunState,
-    Second, StatusCount, StepKind, StepResult, TcpResult, Totals, UdpResult, Verdict, WorkerResult,
+    judge, Environment, ErrorCount, ErrorKind, Evidence, Latency, LatencySummary, Phases, RunInfo, RunResult,
+    RunState, Second, StatusCount, StepKind, StepResult, TcpResult, Totals, UdpResult, Verdict, WorkerResult,
     SCHEMA_VERSION,
 };
 use crate::schedule::Schedule;
@@ -205,7 +205,7 @@ impl Collector {
             slos: Vec::new(),
         };
         result.slos = evaluate(&at.plan.slos, &result);
-        result.verdict = judge(&result);
+        result.verdict = judge(&Evidence::of(&result));
         result
     }
 }
