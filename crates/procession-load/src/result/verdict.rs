@@ -58,9 +58,13 @@ pub struct Check {
 }
 
 const MOST_CPU_SHARE: f64 = 0.85;
+/// Of time, and of response times.
 const MOST_CPU_WAIT_SHARE: f64 = 0.05;
+/// What a change from one program to the next may take on any machine, an idle one included.
+const LEAST_CORE_WAIT_LIMIT_SECONDS: f64 = 0.000_01;
+const MOST_TAKEN_SHARE: f64 = 0.05;
 const LEAST_LAG_LIMIT_SECONDS: f64 = 0.001;
-const LAG_SHARE_OF_P50: f64 = 0.1;
+const LAG_SHARE: f64 = 0.1;
 const LEAST_RATE_SHARE: f64 = 0.99;
 const MOST_LITTLE_ERROR: f64 = 0.02;
 /// Below this, chance alone moves the figures of Little's law by more than its limit.
@@ -97,6 +101,73 @@ impl Judge {
     }
 }
 
+impl Judge {
+    /// Whether the wait for a core has changed the figures: a worker that waits while the server works on makes no response
+    /// later than it is.
+    fn core_wait(&mut self, evidence: &Evidence) {
+        let cure = || {
+            "leave more of this machine's CPU to the test: stop other programs, use fewer processes, or test from another \
+             machine"
+                .to_owned()
+        };
+        let Some(wait) = evidence.core_wait else {
+            // Of users who wait for other things than responses nothing else is known.
+            self.check(
+                "a worker had to wait for a core",
+                percent(evidence.cpu_wait_share),
+                format!("at most {}", percent(MOST_CPU_WAIT_SHARE)),
+                evidence.cpu_wait_share <= MOST_CPU_WAIT_SHARE,
+                cure,
+            );
+            return;
+        };
+        for (name, wait, service) in [
+            ("p50", wait.p50, evidence.service_p50),
+            ("p99", wait.p99, evidence.service_p99),
+        ] {
+            let limit = (service * LAG_SHARE).max(LEAST_LAG_LIMIT_SECONDS);
+            self.check(
+                &format!("a worker had to wait for a core ({name} of what responses waited for it)"),
+                milliseconds(wait),
+                format!("at most {}", milliseconds(limit)),
+                wait <= limit,
+                cure,
+            );
+        }
+        // Without a rate the throughput is users by response time, so it is wrong by the same share.
+        if evidence.generator_delay_p99.is_none() {
+            let limit = (evidence.service_mean * MOST_CPU_WAIT_SHARE).max(LEAST_CORE_WAIT_LIMIT_SECONDS);
+            self.check(
+                "a worker had to wait for a core (mean of what responses waited for it)",
+                milliseconds(wait.mean),
+                format!("at most {}", milliseconds(limit)),
+                wait.mean <= limit,
+                cure,
+            );
+        }
+        if let Some(taken) = evidence.taken_share {
+            // Whoever never waits shares no core with anybody, and so takes nothing away.
+            let taken = if evidence.cpu_wait_share > MOST_CPU_WAIT_SHARE {
+                taken
+            } else {
+                0.0
+            };
+            self.check(
+                "workers took CPU from the server, which is on this machine",
+                format!("{} of what others had", percent(taken)),
+                format!("at most {}", percent(MOST_TAKEN_SHARE)),
+                taken <= MOST_TAKEN_SHARE,
+                || match evidence.processes {
+                    1 => "ask for less, or test from another machine".to_owned(),
+                    many => {
+                        format!("use fewer processes than {many}, ask for less, or test from another machine")
+                    }
+                },
+            );
+        }
+    }
+}
+
 fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
@@ -118,10 +189,17 @@ pub(crate) struct Evidence {
     generator_delay_p99: Option<f64>,
     /// Median from sending to the last byte, in seconds.
     service_p50: f64,
+    /// p99 and average of the same.
+    service_p99: f64,
+    service_mean: f64,
     /// Of the worker that used most of its core.
     cpu_share: f64,
-    /// Of the worker that waited longest for a core.
+    /// Of the worker that waited longest for a core, of all time.
     cpu_wait_share: f64,
+    /// How long responses waited for their worker to get a core; none where nobody has looked or there is no response.
+    core_wait: Option<CoreWait>,
+    /// How much more CPU the server could have had without us, of what it and others had; none where nobody knows.
+    taken_share: Option<f64>,
     /// What could not be begun for want of descriptors, ports or memory.
     starved: Option<ErrorCount>,
     /// How many were due, and whether chance has a part in that; none without a rate.
@@ -134,10 +212,29 @@ pub(crate) struct Evidence {
     slos_kept: bool,
 }
 
+/// In seconds.
+#[derive(Debug, Clone, Copy)]
+struct CoreWait {
+    mean: f64,
+    p50: f64,
+    p99: f64,
+}
+
+/// How much more CPU a server on the same machine could have had if we had used none, of what was used by all others: what
+/// lay idle beside us, it did not want.
+fn taken_share(result: &RunResult) -> Option<f64> {
+    let idle = result.idle_cores?;
+    let cores = f64::from(result.info.environment.cores);
+    let used: f64 = result.workers.iter().map(|worker| worker.cpu_share).sum();
+    let others = cores - used - idle;
+    (result.info.plan.target.is_here() && others > 0.0).then(|| (used - idle).max(0.0) / others)
+}
+
 impl Evidence {
     /// Of a result whose other parts are complete.
     pub(crate) fn of(result: &RunResult) -> Evidence {
         let (totals, plan) = (&result.totals, &result.info.plan);
+        let (wait, service) = (&result.core_wait, &result.latency.service);
         let most = |share: fn(&WorkerResult) -> f64| result.workers.iter().map(share).fold(0.0, f64::max);
         let starved = result
             .errors
@@ -151,9 +248,17 @@ impl Evidence {
             processes: result.workers.len() as u32,
             cores: result.info.environment.cores,
             generator_delay_p99: result.generator_delay.as_ref().map(|delay| delay.p99),
-            service_p50: result.latency.service.p50,
+            service_p50: service.p50,
+            service_p99: service.p99,
+            service_mean: service.mean,
             cpu_share: most(|worker| worker.cpu_share),
             cpu_wait_share: most(|worker| worker.cpu_wait_share),
+            core_wait: (wait.count > 0 && service.count > 0).then_some(CoreWait {
+                mean: wait.mean,
+                p50: wait.p50,
+                p99: wait.p99,
+            }),
+            taken_share: taken_share(result),
             starved: starved.cloned(),
             due: totals
                 .target_per_second
@@ -207,7 +312,7 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
         );
     }
     if let Some(delay) = evidence.generator_delay_p99 {
-        let limit = (evidence.service_p50 * LAG_SHARE_OF_P50).max(LEAST_LAG_LIMIT_SECONDS);
+        let limit = (evidence.service_p50 * LAG_SHARE).max(LEAST_LAG_LIMIT_SECONDS);
         judge.check(
             "requests were sent late (p99 of the generator's own delay)",
             milliseconds(delay),
@@ -225,13 +330,7 @@ pub(crate) fn judge(evidence: &Evidence) -> Verdict {
         evidence.cpu_share <= MOST_CPU_SHARE,
         || evidence.more_processes(),
     );
-    judge.check(
-        "a worker had to wait for a core",
-        percent(evidence.cpu_wait_share),
-        format!("at most {}", percent(MOST_CPU_WAIT_SHARE)),
-        evidence.cpu_wait_share <= MOST_CPU_WAIT_SHARE,
-        || "leave more of this machine's CPU to the test: stop other programs, use fewer processes".into(),
-    );
+    judge.core_wait(evidence);
     let starved = evidence.starved.as_ref();
     judge.check(
         "this machine had no descriptors, ports or memory left",
@@ -302,8 +401,16 @@ mod tests {
             cores: 4,
             generator_delay_p99: Some(0.000_02),
             service_p50: 0.002,
+            service_p99: 0.009,
+            service_mean: 0.003,
             cpu_share: 0.2,
             cpu_wait_share: 0.001,
+            core_wait: Some(CoreWait {
+                mean: 0.000_004,
+                p50: 0.0,
+                p99: 0.000_05,
+            }),
+            taken_share: Some(0.0),
             starved: None,
             due: Some((10_000.0, false)),
             most_in_flight: 64,
@@ -442,15 +549,161 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_may_wait_for_a_core_for_5_percent_of_the_time() {
-        passes(&with(|evidence| evidence.cpu_wait_share = 0.049));
+    fn a_worker_without_responses_may_wait_for_a_core_for_5_percent_of_the_time() {
+        let waited = |share: f64| {
+            with(|evidence| {
+                evidence.core_wait = None;
+                evidence.cpu_wait_share = share;
+            })
+        };
+        passes(&waited(0.049));
         is_invalid(
-            &with(|evidence| evidence.cpu_wait_share = 0.051),
+            &waited(0.051),
             "wait for a core",
             "5.1 %",
             "at most 5.0 %",
             "stop other programs",
         );
+    }
+
+    /// How the wait for a core is judged without a rate, if each response takes as long as that.
+    fn closed(service: f64, mean: f64, p50: f64, p99: f64) -> Verdict {
+        with(|evidence| {
+            evidence.generator_delay_p99 = None;
+            evidence.due = None;
+            evidence.service_p50 = service;
+            evidence.service_p99 = service;
+            evidence.service_mean = service;
+            evidence.core_wait = Some(CoreWait { mean, p50, p99 });
+        })
+    }
+
+    #[test]
+    fn responses_may_wait_for_a_core_for_5_percent_of_their_mean_time() {
+        passes(&closed(0.020, 0.000_99, 0.001, 0.001));
+        is_invalid(
+            &closed(0.020, 0.001_01, 0.001, 0.001),
+            "wait for a core (mean",
+            "1.010 ms",
+            "at most 1.000 ms",
+            "stop other programs",
+        );
+    }
+
+    #[test]
+    fn responses_may_wait_for_a_core_for_ten_microseconds_however_fast_the_server_is() {
+        passes(&closed(0.000_02, 0.000_009, 0.0, 0.001));
+        is_invalid(
+            &closed(0.000_02, 0.000_011, 0.0, 0.001),
+            "wait for a core (mean",
+            "0.011 ms",
+            "at most 0.010 ms",
+            "use fewer processes",
+        );
+    }
+
+    #[test]
+    fn responses_may_wait_for_a_core_for_a_tenth_of_the_same_percentile() {
+        passes(&closed(0.020, 0.000_1, 0.001_99, 0.001_99));
+        for (figures, what) in [((0.0, 0.002_01), "(p99"), ((0.002_01, 0.0), "(p50")] {
+            is_invalid(
+                &closed(0.020, 0.000_1, figures.0, figures.1),
+                what,
+                "2.010 ms",
+                "at most 2.000 ms",
+                "from another machine",
+            );
+        }
+    }
+
+    #[test]
+    fn one_response_in_a_hundred_may_wait_for_a_core_for_a_millisecond_however_fast_the_server_is() {
+        passes(&closed(0.000_1, 0.000_001, 0.0, 0.000_99));
+        is_invalid(
+            &closed(0.000_1, 0.000_001, 0.0, 0.001_01),
+            "wait for a core (p99",
+            "1.010 ms",
+            "at most 1.000 ms",
+            "stop other programs",
+        );
+    }
+
+    #[test]
+    fn a_worker_that_waits_while_the_server_works_on_is_no_fault() {
+        passes(&with(|evidence| evidence.cpu_wait_share = 0.6));
+    }
+
+    #[test]
+    fn at_a_rate_the_mean_wait_for_a_core_decides_nothing() {
+        let waited = |p99: f64| {
+            with(|evidence| {
+                evidence.service_p50 = 0.000_1;
+                evidence.service_p99 = 0.000_1;
+                evidence.service_mean = 0.000_1;
+                evidence.core_wait = Some(CoreWait {
+                    mean: 0.000_1,
+                    p50: 0.000_1,
+                    p99,
+                });
+            })
+        };
+        passes(&waited(0.000_99));
+        is_invalid(
+            &waited(0.001_01),
+            "wait for a core (p99",
+            "1.010 ms",
+            "at most 1.000 ms",
+            "stop other programs",
+        );
+    }
+
+    #[test]
+    fn of_the_cpu_that_others_had_5_percent_may_be_missing_to_the_server() {
+        let taken = |share: f64, waited: f64, processes: u32| {
+            with(|evidence| {
+                evidence.taken_share = Some(share);
+                evidence.cpu_wait_share = waited;
+                evidence.processes = processes;
+            })
+        };
+        passes(&taken(0.049, 0.3, 2));
+        for (processes, cure) in [(1, "ask for less, or test"), (2, "use fewer processes than 2")] {
+            is_invalid(
+                &taken(0.051, 0.3, processes),
+                "took CPU from the server",
+                "5.1 % of what others had",
+                "at most 5.0 %",
+                cure,
+            );
+        }
+        // A worker that never waits has a core that nobody else wanted.
+        passes(&taken(0.6, 0.049, 2));
+        passes(&with(|evidence| {
+            evidence.taken_share = None;
+            evidence.cpu_wait_share = 0.3;
+        }));
+    }
+
+    #[test]
+    fn what_lay_idle_was_not_taken_from_anybody() {
+        let mut result = sample::good();
+        let mut taken = |used: [f64; 2], idle: f64, url: &str| {
+            let target = crate::plan::HttpTarget::get(url).unwrap();
+            result.info.plan.target = crate::plan::Target::Http(target);
+            result.workers[0].cpu_share = used[0];
+            result.workers[1].cpu_share = used[1];
+            result.idle_cores = Some(idle);
+            Evidence::of(&result).taken_share
+        };
+        let here = "http://localhost:8080/";
+        assert_eq!(taken([0.25, 0.25], 0.75, here), Some(0.0));
+        assert_eq!(taken([0.25, 0.25], 0.25, here), Some(0.2));
+        assert_eq!(taken([0.5, 0.5], 0.0, here), Some(1.0));
+        assert_eq!(taken([0.5, 0.5], 0.0, "http://192.0.2.1/"), None);
+        // Coarse figures may add up to more than there is.
+        assert_eq!(taken([1.0, 1.0], 0.1, here), None);
+        result.idle_cores = None;
+        assert_eq!(Evidence::of(&result).taken_share, None);
     }
 
     #[test]
@@ -604,7 +857,11 @@ mod tests {
         let verdict = with(|evidence| {
             evidence.slos_kept = false;
             evidence.cpu_share = 1.0;
-            evidence.cpu_wait_share = 0.5;
+            evidence.core_wait = Some(CoreWait {
+                mean: 0.1,
+                p50: 0.0,
+                p99: 0.1,
+            });
             evidence.restarts = 2;
         });
         assert_eq!(verdict.outcome, Outcome::Invalid);
@@ -613,7 +870,7 @@ mod tests {
             told,
             [
                 "a worker used its core up",
-                "a worker had to wait for a core",
+                "a worker had to wait for a core (p99 of what responses waited for it)",
                 "worker processes died"
             ]
         );
@@ -634,7 +891,17 @@ mod tests {
         for change in [
             (|evidence: &mut Evidence| evidence.generator_delay_p99 = Some(f64::NAN)) as fn(&mut Evidence),
             |evidence| evidence.cpu_share = f64::NAN,
-            |evidence| evidence.cpu_wait_share = f64::NAN,
+            |evidence| {
+                evidence.core_wait = None;
+                evidence.cpu_wait_share = f64::NAN;
+            },
+            |evidence| {
+                evidence.core_wait = Some(CoreWait {
+                    mean: 0.0,
+                    p50: 0.0,
+                    p99: f64::NAN,
+                });
+            },
             |evidence| evidence.mean_in_flight = f64::NAN,
             |evidence| evidence.due = Some((f64::NAN, false)),
         ] {
@@ -658,7 +925,10 @@ mod tests {
             (3, Some("exited with 3"))
         );
         assert_eq!((evidence.processes, evidence.cores), (2, 2));
+        assert!(evidence.core_wait.is_some_and(|wait| wait.p99 > wait.mean));
         assert_eq!(evidence.due, Some((10_000.0, false)));
+        result.core_wait = crate::result::LatencySummary::default();
+        assert!(Evidence::of(&result).core_wait.is_none());
         result.slos[0].kept = false;
         assert!(!Evidence::of(&result).slos_kept);
         result.errors[0].kind = ErrorKind::Generator;
