@@ -81,6 +81,7 @@ bench: ## measures against rivals in one run and prints the ratios (bench/README
 	@bench/.venv/bin/python bench/run.py $(BENCH_OPTIONS)
 
 bench-load: ## measures the load generator against its rivals in one run (bench/load/README.md)
+	@bench/load/setup.sh
 	cargo build --release --locked --quiet -p procession-load --example bench_url
 	@python3 bench/load/run.py $(BENCH_OPTIONS)
 

@@ -4,6 +4,7 @@ python ci/reference.py --write    writes the pages
 python ci/reference.py --check    fails if they are not what would be written
 """
 
+import ast
 import difflib
 import inspect
 import os
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 import procession
+import procession.load
 import procession.pool
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -56,6 +58,19 @@ def signature_of(name: str, item: object) -> str:
     return name + str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
 
 
+def overloaded_signature_of(name: str, function: object) -> str:
+    """The same of a function whose options only its overloads name: as the longest of them has it."""
+    definitions = [
+        node
+        for node in ast.parse(inspect.getsource(sys.modules[function.__module__])).body
+        if isinstance(node, ast.FunctionDef) and node.name == function.__name__
+    ]
+    arguments = max((node.args for node in definitions), key=lambda arguments: len(arguments.kwonlyargs))
+    for argument in arguments.posonlyargs + arguments.args + arguments.kwonlyargs:
+        argument.annotation = None
+    return f"{name}({ast.unparse(arguments)})"
+
+
 def as_markdown(documentation: str) -> str:
     """A docstring with its sections (`Args:`, `Attributes:`, `Example:` …) as lists and programs."""
     lines: list[str] = []
@@ -91,9 +106,25 @@ def described(heading: str, item: object) -> str:
     return f"{heading}\n\n{as_markdown(documentation)}\n"
 
 
-def class_section(cls: type, members: str = "", *, made_by_users: bool = False) -> str:
-    name = cls.__name__
+def attribute_line(cls: type, attribute: str) -> str:
+    documentation = inspect.getdoc(inspect.getattr_static(cls, attribute))
+    if not documentation:
+        raise SystemExit(f"{cls.__name__}.{attribute} has no docstring")
+    return f"* `{attribute}`: {documentation.replace(chr(10), chr(10) + '  ')}\n"
+
+
+def function_section(function: object, signature: str = "") -> str:
+    return described(f"## `{signature or signature_of(function.__name__, function)}`", function)
+
+
+def class_section(
+    cls: type, members: str = "", *, attributes: str = "", name: str = "", made_by_users: bool = False
+) -> str:
+    name = name or cls.__name__
     parts = [described(f"## `{signature_of(name, cls) if made_by_users else name}`", cls)]
+    if attributes:
+        # What is a sentence each is easier to look over as lines than as headings.
+        parts.append("".join(attribute_line(cls, attribute) for attribute in attributes.split()))
     for member in members.split():
         item = inspect.getattr_static(cls, member)
         title = signature_of(f"{name}.{member}", item) if callable(item) else f"{name}.{member}"
@@ -101,8 +132,44 @@ def class_section(cls: type, members: str = "", *, made_by_users: bool = False) 
     return "\n".join(parts)
 
 
+def load_sections() -> list[str]:
+    """What test programs and virtual users call, and what they are given."""
+    load = procession.load
+    times = "p50 p75 p90 p95 p99 p999 mean min max service lag"
+    return [
+        "# Load tests\n\n"
+        "These are names of `procession.load`, a module that can be called: `procession.load(…)` is its function `load`. Users\n"
+        "that are coroutines are given clients with the same methods, all of which are awaited.\n",
+        function_section(load.load, overloaded_signature_of("load", load.load)),
+        function_section(load.feed),
+        class_section(load.step, made_by_users=True),
+        function_section(load.think, signature_of("think", load.think)),
+        function_section(load.setup),
+        function_section(load.teardown),
+        class_section(load.Http, "get head delete post put patch request step think clear_cookies", name="Http"),
+        class_section(
+            load.Response, "json expect", attributes="status ok url name elapsed headers body text", name="Response"
+        ),
+        class_section(load.Tcp, "connect", name="Tcp"),
+        class_section(load.TcpConnection, "send recv recv_exactly recv_until close"),
+        class_section(load.Udp, "connect", name="Udp"),
+        class_section(load.UdpSocket, "send recv close"),
+        class_section(load.User, attributes="id process iteration http tcp udp"),
+        class_section(
+            load.LoadResult,
+            "to_json report",
+            attributes="verdict reasons requests rate iterations failed_iterations failed_requests error_share unfinished "
+            f"errors examples statuses steps workers deaths {times} data",
+        ),
+        class_section(load.Step, attributes=f"name kind count errors rate {times}"),
+        class_section(load.LoadError),
+        class_section(load.RequestError),
+        class_section(load.ExpectationFailed),
+    ]
+
+
 def python_page() -> str:
-    """Pools, their results, their errors, and what processes have beyond the standard library's."""
+    """Pools, their results, their errors, what processes have beyond the standard library's, and load tests."""
     pool = procession.pool
     parts = [
         GENERATED,
@@ -117,6 +184,7 @@ def python_page() -> str:
         class_section(pool.AsyncResult, "get wait ready successful"),
         class_section(pool.IMapIterator, "next"),
         class_section(procession.Process, "state suspend resume interrupt"),
+        *load_sections(),
         "# Errors\n",
     ]
     parts += [class_section(getattr(procession.errors, name)) for name in sorted(procession.errors.__all__)]

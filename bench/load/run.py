@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional
 
+import rivals
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 OURS = REPOSITORY / "target" / "release" / "examples" / "bench_url"
 BODY = "hello world"
@@ -43,6 +45,7 @@ class Ports(NamedTuple):
 class Figure(NamedTuple):
     requests: int
     cpu_seconds: float
+    output: str
 
 
 def free_port() -> int:
@@ -83,12 +86,12 @@ def measure(command: List[str], requests_in: Callable[[str], int]) -> Figure:
         text = output.read()
     if child.returncode != 0:
         raise RuntimeError(f"{command[0]} ended with {child.returncode}: {text[-500:]}")
-    return Figure(requests_in(text), usage.ru_utime + usage.ru_stime)
+    return Figure(requests_in(text), usage.ru_utime + usage.ru_stime, text)
 
 
 def number(pattern: str) -> Callable[[str], int]:
     def find(text: str) -> int:
-        found = re.search(pattern, text)
+        found = re.search(pattern, text, re.MULTILINE)
         if found is None:
             raise RuntimeError(f"no {pattern!r} in {text[-500:]}")
         return int(found.group(1))
@@ -100,6 +103,9 @@ OUR_COUNT = number(r"requests (\d+) errors 0 ")
 WRK_COUNT = number(r"(\d+) requests in")
 H2LOAD_COUNT = number(r"(\d+) succeeded")
 AB_COUNT = number(r"Complete requests:\s+(\d+)")
+GOOSE_COUNT = number(r"^requests (\d+)$")
+# How late requests were sent, by the generator's own fault. No rival tells.
+DELAY = re.compile(r"delay_p99_us ([\d.]+)")
 
 
 def oha_count(text: str) -> int:
@@ -136,10 +142,15 @@ def contestants(row: str, ports: Ports, seconds: int) -> List[Contestant]:
         command = ["oha", "--no-tui", "--output-format", "json", "--insecure", "-c", str(connections)]
         return Contestant("oha", [*command, "-z", f"{seconds}s", *more, where], oha_count)
 
+    def goose(where: str, users: int) -> Contestant:
+        at_once = ["--users", str(users), "--increase-rate", str(100 * users), "--run-time", f"{seconds}s"]
+        quiet = ["--no-reset-metrics", "--no-print-metrics", "--no-telnet", "--no-websocket", "-q"]
+        return Contestant("goose", ["goose-get", "--host", where, *at_once, *quiet], GOOSE_COUNT)
+
     if row.startswith("keep-"):
         connections = int(row[len("keep-") :])
         everybody = [us(url, connections), wrk(url, connections), h2load(url, connections, "--h1")]
-        return [*everybody, ab(url, connections, "-k"), oha(url, connections)]
+        return [*everybody, ab(url, connections, "-k"), oha(url, connections), goose(url, connections)]
     if row == "close":
         close = wrk(url, 64, "-H", "Connection: close")
         return [us(url, 64, "close"), close, ab(url, 64), oha(url, 64, "--disable-keepalive")]
@@ -155,6 +166,7 @@ def contestants(row: str, ports: Ports, seconds: int) -> List[Contestant]:
 
 def compare(row: str, ports: Ports, rounds: int, seconds: int) -> None:
     figures: Dict[str, List[float]] = {}
+    delays: Dict[str, List[float]] = {}
     for _ in range(rounds):
         for contestant in contestants(row, ports, seconds):
             if shutil.which(contestant.command[0]) is None:
@@ -165,12 +177,18 @@ def compare(row: str, ports: Ports, rounds: int, seconds: int) -> None:
                 print(f"  {contestant.name} is left out: {problem}", file=sys.stderr)
                 continue
             figures.setdefault(contestant.name, []).append(figure.requests / figure.cpu_seconds)
+            delay = DELAY.search(figure.output)
+            if row == "rate" and delay:
+                delays.setdefault(contestant.name, []).append(float(delay.group(1)))
     medians = {name: statistics.median(values) for name, values in figures.items()}
     ours = medians.get("procession")
     for name, median in medians.items():
         ratio = f"{ours / median:5.2f}" if ours else "    -"
         each = " ".join(f"{value:.0f}" for value in figures[name])
         print(f"{row:10} {name:12} {median:10.0f} requests/CPU-s   ours/theirs {ratio}   ({each})", flush=True)
+    for name, values in delays.items():
+        each = " ".join(f"{value:.1f}" for value in values)
+        print(f"{row:10} {name:12} {statistics.median(values):10.1f} delay_p99_us{' ' * 23}({each})", flush=True)
 
 
 def memory_of(pid: int) -> int:
@@ -249,9 +267,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured (3)")
     parser.add_argument("--seconds", type=int, default=4, help="for how long (4)")
     options = parser.parse_args(arguments)
-    if shutil.which("nginx") is None:
-        print("bench/load needs nginx as the server", file=sys.stderr)
+    rivals.use()
+    if rivals.missing(["nginx"]):
+        print("bench/load needs nginx as the server: bench/load/setup.sh nginx", file=sys.stderr)
         return 2
+    missing = rivals.missing(["wrk", "h2load", "ab", "oha", "goose-get", "strace"])
+    if missing:
+        print(f"not here, and so left out: {', '.join(missing)} (see bench/load/setup.sh)", file=sys.stderr)
     if (os.cpu_count() or 1) < 2:
         print("bench/load needs two cores: one for the server, one for the generator", file=sys.stderr)
         return 2

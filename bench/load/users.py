@@ -21,6 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import rivals
+
 PORT = 18480
 URL = f"http://127.0.0.1:{PORT}"
 
@@ -82,16 +84,15 @@ def contestants(folder: Path, seconds: float, users: int) -> dict[str, list[str]
         "procession, threads": ours("ours.py", "plain", "thread"),
         "procession, processes": ours("ours.py", "plain", "process"),
     }
-    try:
-        import locust  # noqa: F401
-    except ImportError:
-        print("locust is not installed here: pip install locust", file=sys.stderr)
+    locust = rivals.python_with_locust()
+    if locust is None:
+        print("locust is not here, and so left out: bench/load/setup.sh locust", file=sys.stderr)
         return found
     for base in ("FastHttpUser", "HttpUser"):
         name = folder / f"{base.lower()}.py"
         name.write_text(LOCUST.format(base=base))
         found[f"Locust {base}"] = [
-            *python,
+            str(locust),
             *["-m", "locust", "-f", str(name), "--headless", "-u", str(users), "-r", str(users), "-t", f"{seconds:g}s"],
             *["--json", "--only-summary", "--loglevel", "ERROR"],
         ]
@@ -129,8 +130,9 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
-    if shutil.which("nginx") is None:
-        raise SystemExit("nginx is not installed here")
+    rivals.use()
+    if rivals.missing(["nginx"]):
+        raise SystemExit("nginx is not here: bench/load/setup.sh nginx")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=PORT))

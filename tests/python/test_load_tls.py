@@ -177,6 +177,38 @@ def test_the_command_says_whom_to_trust(server, tmp_path, monkeypatch):
         assert {e["kind"]: e["count"] for e in json.loads(Path("result.json").read_text())["errors"]} == kinds
 
 
+@pytest.mark.parametrize("vuser", KINDS)
+def test_the_command_shows_the_certificate_of_its_functions(tmp_path, monkeypatch, vuser):
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    monkeypatch.chdir(tmp_path)
+    source = (
+        "async def buy(http):\n    await http.get('/')\n" if vuser == "async" else "def buy(http):\n    http.get('/')\n"
+    )
+    with serving(asks_for_certificate=True) as server:
+        Path("shop.py").write_text(f"from procession import load\n\n@load(url={server!r})\n{source}")
+        certificate, key = map(str, CLIENT)
+        for options, shows in ((["--cert", certificate, "--key", key], True), ([], False)):
+            done = run(
+                "load", "--no-tui", "shop.py", "--vuser", vuser, "-u", "1", "-n", "5", "-o", "result.json",
+                "--cacert", str(AUTHORITY), *options,
+            )  # fmt: skip
+            assert done.returncode in ((0, 98) if shows else (98, 99)), done.stderr
+            found = {e["kind"]: e["count"] for e in json.loads(Path("result.json").read_text())["errors"]}
+            assert found == {} if shows else sum(found.values()) == 5 and set(found) <= {"tls", "reset"}, options
+
+
+def test_the_command_refuses_a_certificate_without_its_key_before_anything_begins(tmp_path, monkeypatch):
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("shop.py").write_text("def buy(http):\n    http.get('https://127.0.0.1:1/')\n")
+    for options, words in (
+        (["--cert", str(CLIENT[0])], "--key"),
+        (["--cert", "no.pem", "--key", str(CLIENT[1])], "no.pem"),
+    ):
+        done = run("load", "--no-tui", "shop.py", "-u", "1", "-n", "5", "-o", "result.json", *options)
+        assert done.returncode in (1, 2) and words in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("vuser", ["async", "thread"])
 def test_a_machine_of_others_is_left_alone_unless_they_agree(vuser):
     # A network for examples, where nobody is: the request is refused before anything is sent.

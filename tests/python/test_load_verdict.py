@@ -16,10 +16,14 @@ from command_harness import COMMAND, LIMIT_SECONDS
 pytestmark = pytest.mark.timeout(120)
 
 
+# At a rate, and as fast as eight connections can.
+PACINGS = [["-q", "1000/s"], ["-c", "8"]]
+
+
 def load(folder: Path, before, *arguments: str):
     """Runs a load test of the command's own server, after `before()` in its process; returns how it ended and its result."""
     done = subprocess.run(
-        [COMMAND, "load", "--no-tui", "-P", "1", "-q", "1000/s", "-z", "2s", "-o", "result.json", *arguments],
+        [COMMAND, "load", "--no-tui", "-P", "1", "-z", "2s", "-o", "result.json", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -34,8 +38,8 @@ def assert_is_invalid_for_want_of_cpu(done, result):
     assert done.stdout.startswith("INVALID")
     assert result["verdict"]["outcome"] == "invalid"
     reasons = {reason["what"]: reason for reason in result["verdict"]["reasons"]}
-    of_cpu = {"requests were sent late (p99 of the generator's own delay)", "a worker had to wait for a core"}
-    assert reasons.keys() & of_cpu, reasons
+    of_cpu = ("requests were sent late", "a worker had to wait for a core")
+    assert any(what.startswith(of_cpu) for what in reasons), reasons
     for what, reason in reasons.items():
         assert what in done.stdout and reason["figure"] and reason["limit"] and reason["cure"]
 
@@ -51,9 +55,10 @@ def busy_processes(count: int) -> Iterator[None]:
             hog.wait()
 
 
-def test_a_generator_behind_busy_processes_is_invalid(tmp_path):
+@pytest.mark.parametrize("pacing", PACINGS)
+def test_a_generator_behind_busy_processes_is_invalid(tmp_path, pacing):
     with busy_processes(2 * len(os.sched_getaffinity(0))):
-        done, result = load(tmp_path, lambda: os.nice(10))
+        done, result = load(tmp_path, lambda: os.nice(10), *pacing)
     assert_is_invalid_for_want_of_cpu(done, result)
 
 
@@ -86,7 +91,8 @@ def cgroup_with_a_twentieth_of_a_cpu() -> Iterator[Path]:
     pytest.skip("no control group with a limit of CPU can be made here")
 
 
-def test_a_generator_with_too_little_of_a_cpu_is_invalid(tmp_path):
+@pytest.mark.parametrize("pacing", PACINGS)
+def test_a_generator_with_too_little_of_a_cpu_is_invalid(tmp_path, pacing):
     with cgroup_with_a_twentieth_of_a_cpu() as group:
-        done, result = load(tmp_path, lambda: (group / "cgroup.procs").write_text(str(os.getpid())))
+        done, result = load(tmp_path, lambda: (group / "cgroup.procs").write_text(str(os.getpid())), *pacing)
     assert_is_invalid_for_want_of_cpu(done, result)

@@ -79,8 +79,8 @@ pub struct LoadArguments {
 
     /// How many processes make the load
     ///
-    /// They share it exactly. Without it, one for each core. More processes are the cure when the run is INVALID because
-    /// a worker used its core up and there are cores left.
+    /// They share it exactly. Without it, one for each core, or for every second one if the server is on this machine,
+    /// too. More processes are the cure when the run is INVALID because a worker used its core up and there are cores left.
     #[arg(short = 'P', long, value_name = "N", value_parser = super::processes)]
     pub processes: Option<usize>,
 

@@ -209,6 +209,7 @@ impl<'w, P: Protocol> Driver<'w, P> {
             if P::FLUSHES {
                 self.flush();
             }
+            self.worker.turned(now);
             let sleep_ns = self.time_to_sleep(now);
             self.poller.wait_into(sleep_ns, &mut ready)?;
             now = now_ns();

@@ -89,7 +89,18 @@ impl Plan {
 
     /// The first host of the target that is not this machine.
     fn stranger(&self) -> Option<String> {
-        let hosts: Vec<String> = match &self.target {
+        self.target.hosts().into_iter().find(|host| !is_loopback(host))
+    }
+}
+
+impl Target {
+    /// Whether the server is on this machine, as far as its address tells. Nobody knows where a function's requests go.
+    pub fn is_here(&self) -> bool {
+        !matches!(self, Target::Custom { .. }) && self.hosts().iter().all(|host| is_loopback(host))
+    }
+
+    fn hosts(&self) -> Vec<String> {
+        match self {
             Target::Http(target) if target.unix_socket.is_some() => Vec::new(),
             Target::Http(HttpTarget {
                 connect_to: Some(address),
@@ -104,8 +115,7 @@ impl Plan {
             Target::Tcp(target) => vec![host_of(&target.address)],
             Target::Udp(target) => vec![host_of(&target.address)],
             Target::Custom { .. } => Vec::new(),
-        };
-        hosts.into_iter().find(|host| !is_loopback(host))
+        }
     }
 }
 

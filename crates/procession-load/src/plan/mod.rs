@@ -93,17 +93,23 @@ impl Plan {
     /// How long a test runs if nobody says.
     pub const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 
-    /// A plan with the defaults: ten seconds, one process for each core that this process may use, no warm-up, a
-    /// timeout of ten seconds, and as long again for what is in flight at the end.
+    /// A plan with the defaults: ten seconds, one process for each core that this process may use (half as many if the
+    /// server is on this machine, as it needs cores, too), no warm-up, a timeout of ten seconds, and as long again for what is
+    /// in flight at the end.
     pub fn new(target: Target, pacing: Pacing) -> Plan {
         let duration = match pacing.staged_duration() {
             Some(_) => None,
             None => Some(Plan::DEFAULT_DURATION),
         };
+        let cores = procession::os::process::available_cpus() as u32;
         Plan {
+            processes: if target.is_here() {
+                cores.div_ceil(2)
+            } else {
+                cores
+            },
             target,
             pacing,
-            processes: procession::os::process::available_cpus() as u32,
             duration,
             iterations: None,
             warmup: Duration::ZERO,

@@ -109,6 +109,7 @@ pub(crate) struct Cells {
 #[derive(Debug)]
 pub(crate) struct Distributions {
     pub delay: Cells,
+    pub core_wait: Cells,
     pub dns: Cells,
     pub connect: Cells,
     pub tls: Cells,

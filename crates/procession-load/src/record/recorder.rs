@@ -73,7 +73,12 @@ fn add32(counter: &AtomicU32, n: u32) {
 
 #[inline]
 fn record(cells: &Cells, ns: u64) {
-    add(&cells.sum_ns, ns);
+    record_many(cells, ns, 1);
+}
+
+#[inline]
+fn record_many(cells: &Cells, ns: u64, times: u64) {
+    add(&cells.sum_ns, ns.saturating_mul(times));
     // One more, so that 0 means none.
     let least = cells.least_ns.load(Ordering::Relaxed).wrapping_sub(1);
     if ns < least {
@@ -84,7 +89,10 @@ fn record(cells: &Cells, ns: u64) {
     }
     let bucket = &cells.buckets[bucket_of(ns)];
     // The range comes before the bucket, as readers look at no bucket outside of it.
-    bucket.store(bucket.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+    bucket.store(
+        bucket.load(Ordering::Relaxed).wrapping_add(times),
+        Ordering::Release,
+    );
 }
 
 fn write_text<const N: usize>(text: &Text<N>, bytes: &[u8], most: usize) {
@@ -206,6 +214,30 @@ impl Recorder {
     #[inline]
     pub fn delay(&mut self, ns: u64) {
         record(&self.region.seat(self.seat).distributions().delay, ns);
+    }
+
+    /// Counts how long the responses of the `ended` requests that ended since the last time may have lain there while this
+    /// worker waited for a core, which it has for `waited_ns` in all. As many of them as can have been in flight at the same
+    /// time are taken to have met the whole of it, and the others none: together that is never too little.
+    pub(crate) fn core_wait(&mut self, ended: u64, waited_ns: u64) {
+        let head = self.head();
+        let together = head
+            .users
+            .load(Ordering::Relaxed)
+            .max(head.in_flight.load(Ordering::Relaxed));
+        let delayed = ended.min(together.max(1));
+        let cells = &self.region.seat(self.seat).distributions().core_wait;
+        if delayed > 0 {
+            record_many(cells, waited_ns, delayed);
+        }
+        if ended > delayed {
+            record_many(cells, 0, ended - delayed);
+        }
+    }
+
+    /// How many requests that count have ended in this seat.
+    pub(crate) fn ended_so_far(&self) -> u64 {
+        self.head().ended.load(Ordering::Relaxed)
     }
 
     #[inline]

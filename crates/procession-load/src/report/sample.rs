@@ -163,6 +163,8 @@ pub fn good() -> RunResult {
             Some(summary(10_000, 20)),
         ),
         generator_delay: Some(summary(10_000, 12)),
+        idle_cores: Some(0.9),
+        core_wait: summary(10_000, 3),
         phases: Phases {
             dns: LatencySummary::default(),
             connect: summary(40, 90),

@@ -13,4 +13,4 @@ pub use model::{
 };
 pub use verdict::{Check, Outcome, Reason, Verdict};
 
-pub(crate) use verdict::judge;
+pub(crate) use verdict::{judge, Evidence};

@@ -29,6 +29,14 @@ pub struct RunResult {
     /// How late the generator itself was: from the moment a request was due and a connection for it was free to the moment
     /// it was sent. None without a rate.
     pub generator_delay: Option<LatencySummary>,
+    /// How many of the cores that this process may use had nothing to do while load was made, on average, or only what gives
+    /// way to everything else. `None` where the system does not tell.
+    #[serde(default)]
+    pub idle_cores: Option<f64>,
+    /// How long responses may have lain there because their worker had to wait for a core: upper bounds. Empty if nobody
+    /// has looked.
+    #[serde(default)]
+    pub core_wait: LatencySummary,
     /// What the time of requests was spent on.
     pub phases: Phases,
     /// By kind of request, by named step of a scenario, and whole iterations, in this order.

@@ -1,13 +1,14 @@
 //! Adding up what the workers have counted.
 
 use super::environment::environment;
+use super::usage::CoreTicks;
 use super::Member;
 use crate::histogram::Histogram;
 use crate::plan::{Plan, Target};
 use crate::record::{read_text, Datagram, Head, Region, StepTotals};
 use crate::result::{
-    judge, Environment, ErrorCount, ErrorKind, Latency, LatencySummary, Phases, RunInfo, RunResult, RunState,
-    Second, StatusCount, StepKind, StepResult, TcpResult, Totals, UdpResult, Verdict, WorkerResult,
+    judge, Environment, ErrorCount, ErrorKind, Evidence, Latency, LatencySummary, Phases, RunInfo, RunResult,
+    RunState, Second, StatusCount, StepKind, StepResult, TcpResult, Totals, UdpResult, Verdict, WorkerResult,
     SCHEMA_VERSION,
 };
 use crate::schedule::Schedule;
@@ -28,6 +29,8 @@ pub(super) struct Collector {
     seconds: Vec<Second>,
     next_second: u32,
     span: u32,
+    cores_at_start: Option<CoreTicks>,
+    idle_share: Option<f64>,
 }
 
 /// Where the run stands.
@@ -100,12 +103,23 @@ impl Collector {
             seconds: Vec::new(),
             next_second: 0,
             span: 1,
+            cores_at_start: None,
+            idle_share: None,
         }
     }
 
     pub(super) fn begin(&mut self) {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.started_at = since.as_secs_f64();
+        self.cores_at_start = CoreTicks::now();
+    }
+
+    /// Notes how idle the machine has been until now; not to be asked any more when no load is made.
+    pub(super) fn look_at_cores(&mut self) {
+        let share = self.cores_at_start.zip(CoreTicks::now());
+        self.idle_share = share
+            .and_then(|(start, now)| now.idle_share_since(start))
+            .or(self.idle_share);
     }
 
     /// Fetches the seconds that are over. Each worker keeps some of them, so this need not be punctual.
@@ -177,6 +191,10 @@ impl Collector {
             totals: totals(at, &times, &steps, &requests),
             latency: requests.latency(has_rate),
             generator_delay: has_rate.then(|| summary(&distribution(at.region, |all| &all.delay))),
+            idle_cores: self
+                .idle_share
+                .map(|share| share * f64::from(self.environment.cores)),
+            core_wait: summary(&distribution(at.region, |all| &all.core_wait)),
             phases: Phases {
                 dns: summary(&distribution(at.region, |all| &all.dns)),
                 connect: summary(&distribution(at.region, |all| &all.connect)),
@@ -205,7 +223,7 @@ impl Collector {
             slos: Vec::new(),
         };
         result.slos = evaluate(&at.plan.slos, &result);
-        result.verdict = judge(&result);
+        result.verdict = judge(&Evidence::of(&result));
         result
     }
 }

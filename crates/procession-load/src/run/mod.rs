@@ -328,6 +328,9 @@ impl Run {
                 member.done = true;
             }
         }
+        if replace {
+            self.collector.look_at_cores();
+        }
         self.finished = self.members.iter().all(|member| member.done);
         self.collector
             .fetch_seconds(&self.region, &self.plan, self.start_ns, now, self.finished);

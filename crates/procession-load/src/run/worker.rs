@@ -16,6 +16,9 @@ use std::time::Duration;
 /// How long what is in flight is waited for when the tester ends the run.
 const STOP_DRAIN_NS: u64 = 1_000_000_000;
 const USAGE_INTERVAL_NS: u64 = 100_000_000;
+/// How often it is looked at how long this worker waited for a core, which costs about a microsecond. What happened within
+/// one such interval is not told apart, so a longer one would take more requests for delayed.
+const CORE_WAIT_INTERVAL_NS: u64 = 1_000_000;
 
 /// What a worker may do at a moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +54,9 @@ pub struct Worker {
     meter: UsageMeter,
     usage: Usage,
     usage_ns: u64,
+    core_wait_ns: u64,
+    core_wait_ended: u64,
+    core_wait_next_ns: u64,
     random: Random,
 }
 
@@ -107,6 +113,9 @@ impl Worker {
             meter: UsageMeter::new(),
             usage: Usage::default(),
             usage_ns: 0,
+            core_wait_ns: 0,
+            core_wait_ended: 0,
+            core_wait_next_ns: u64::MAX,
             random: Random::new(plan.seed ^ 0xA5A5, u64::from(number) << 32 | begun),
         }
     }
@@ -143,6 +152,9 @@ impl Worker {
         self.next = self.schedule.as_ref().and_then(|schedule| schedule.after(place));
         self.usage = self.meter.read();
         self.usage_ns = now_ns();
+        self.core_wait_ns = self.usage.cpu_wait_ns;
+        self.core_wait_ended = self.recorder.ended_so_far();
+        self.core_wait_next_ns = self.usage_ns + CORE_WAIT_INTERVAL_NS;
         self.recorder.set_state(SeatState::Running);
         self.start_ns
     }
@@ -206,6 +218,30 @@ impl Worker {
         self.stop_seen = stage;
         let drain = if stage >= 2 { 0 } else { STOP_DRAIN_NS };
         self.over_ns = self.over_ns.min(now_ns.saturating_add(drain));
+    }
+
+    /// Says that everything that has come is counted, and that the loop is about to wait for more: the moment to ask how
+    /// long this worker had to wait for a core. One that never says so is judged by the share of time alone.
+    #[inline]
+    pub fn turned(&mut self, now_ns: u64) {
+        if now_ns >= self.core_wait_next_ns {
+            self.look_at_core_wait(now_ns);
+        }
+    }
+
+    #[cold]
+    fn look_at_core_wait(&mut self, now_ns: u64) {
+        self.core_wait_next_ns = now_ns + CORE_WAIT_INTERVAL_NS;
+        let (waited, ended) = (self.meter.wait_ns(), self.recorder.ended_so_far());
+        // If nothing has ended, the responses that waited are yet to be read, so the time is theirs.
+        if ended == self.core_wait_ended {
+            return;
+        }
+        self.recorder.core_wait(
+            ended - self.core_wait_ended,
+            waited.saturating_sub(self.core_wait_ns),
+        );
+        (self.core_wait_ns, self.core_wait_ended) = (waited, ended);
     }
 
     #[cold]

@@ -564,7 +564,12 @@ impl Crew {
     /// The system refuses to watch.
     pub fn arm(&mut self) -> io::Result<bool> {
         self.engine.arm()?;
-        Ok(self.engine.has_done() || !self.outcomes.is_empty())
+        let has_work = self.engine.has_done() || !self.outcomes.is_empty();
+        if !has_work {
+            let now = now_ns();
+            self.desk.with(|desk| desk.worker.turned(now));
+        }
+        Ok(has_work)
     }
 
     /// After waiting: does what was found, and sees to the end of the run.

@@ -1,7 +1,7 @@
 //! URLs against the server on loopback.
 
 use super::quick;
-use procession_load::plan::{HttpRequest, HttpTarget, Pacing, Plan, Target};
+use procession_load::plan::{Arrivals, HttpRequest, HttpTarget, Pacing, Plan, RateStage, Target};
 use procession_load::result::{ErrorKind, RunResult, RunState};
 use procession_load::server::{LoopbackServer, Served, ServerOptions, Spoil};
 use procession_load::{Random, Run};
@@ -193,21 +193,43 @@ pub fn requests_are_chosen_by_their_weights() {
     assert!((8_700..9_300).contains(&counts[0]), "{counts:?}");
 }
 
+/// When the rate's curve has reached this number of arrivals, in seconds; never, if it ends before.
+fn reached(pacing: &Pacing, arrivals: f64) -> f64 {
+    let (start, stages) = match pacing {
+        Pacing::Rate { per_second, .. } => return arrivals / per_second,
+        Pacing::RateStages { start, stages, .. } => (start, stages),
+        _ => unreachable!("users have no rate"),
+    };
+    let (mut left, mut rate, mut passed) = (arrivals, *start, 0.0);
+    for stage in stages {
+        let seconds = stage.duration.as_secs_f64();
+        let all = (rate + stage.per_second) / 2.0 * seconds;
+        if left < all {
+            // Of a trapezium that rises, or falls, by `slope` a second.
+            let slope = (stage.per_second - rate) / seconds;
+            return passed + ((rate * rate + 2.0 * slope * left).sqrt() - rate) / slope;
+        }
+        (left, rate, passed) = (left - all, stage.per_second, passed + seconds);
+    }
+    f64::INFINITY
+}
+
 /// When requests are due, in seconds, over all workers: computed here once more, from what the documentation says.
-fn arrivals(poisson: bool, rate: f64, duration: f64, workers: u64) -> Vec<f64> {
+fn arrivals(pacing: &Pacing, duration: f64, workers: u64) -> Vec<f64> {
     let mut all = Vec::new();
     for worker in 0..workers {
         let mut position = 0.0;
         for taken in 0.. {
-            if poisson {
+            if pacing.is_random() {
                 position += Random::new(0, worker << 40 | taken).exponential() * workers as f64;
             } else {
                 position = (worker + taken * workers) as f64;
             }
-            if position / rate >= duration {
+            let due = reached(pacing, position);
+            if due >= duration {
                 break;
             }
-            all.push(position / rate);
+            all.push(due);
         }
     }
     all.sort_unstable_by(f64::total_cmp);
@@ -221,25 +243,41 @@ pub fn a_stall_is_seen_whole() {
     } else {
         (14.0, 2.0, 24.0)
     };
+    let stage = |per_second: f64| RateStage {
+        duration: Duration::from_secs_f64(duration / 2.0),
+        per_second,
+    };
+    let stages = |arrivals: Arrivals| Pacing::RateStages {
+        start: 40.0,
+        stages: vec![stage(160.0), stage(40.0)],
+        arrivals,
+        most_in_flight: Pacing::DEFAULT_MOST_IN_FLIGHT,
+    };
+    let mut pacings = vec![Pacing::constant_rate(100.0)];
+    if !quick() {
+        pacings.extend([
+            Pacing::poisson(200.0),
+            stages(Arrivals::Constant),
+            stages(Arrivals::Poisson),
+        ]);
+    }
     for processes in if quick() { vec![2] } else { vec![1, 2, 4] } {
-        for poisson in if quick() { vec![false] } else { vec![false, true] } {
+        for pacing in &pacings {
             let server = LoopbackServer::start(ServerOptions {
                 stall: Some((Duration::from_secs_f64(after), Duration::from_secs_f64(hold))),
                 ..ServerOptions::default()
             })
             .unwrap();
-            let rate = if poisson { 200.0 } else { 100.0 };
-            let pacing = if poisson {
-                Pacing::poisson(rate)
-            } else {
-                Pacing::constant_rate(rate)
-            };
-            let mut plan = plan(&server, pacing, processes);
+            let mut plan = plan(&server, pacing.clone(), processes);
             plan.duration = Some(Duration::from_secs_f64(duration));
             let result = run(plan);
 
-            let due = arrivals(poisson, rate, duration, processes.into());
-            assert_eq!(result.totals.requests, due.len() as u64);
+            let due = arrivals(pacing, duration, processes.into());
+            assert_eq!(
+                result.totals.requests,
+                due.len() as u64,
+                "{processes} processes, {pacing:?}"
+            );
             let end = due[0] + after + hold;
             let mut times: Vec<f64> = due
                 .iter()
@@ -258,7 +296,7 @@ pub fn a_stall_is_seen_whole() {
                 let truth = truth(share);
                 assert!(
                     (got - truth).abs() <= 0.05 * truth.max(hold / 2.0),
-                    "{processes} processes, random {poisson}: p{share} is {got}, not {truth}"
+                    "{processes} processes, {pacing:?}: p{share} is {got}, not {truth}"
                 );
             }
             assert!(latency.max <= hold * 1.2 + 0.1);

@@ -117,4 +117,12 @@ pub const ALL: &[(&str, fn())] = &[
         "a_user_in_rust_is_told_what_it_cannot_do",
         users::a_user_in_rust_is_told_what_it_cannot_do,
     ),
+    (
+        "a_user_in_rust_trusts_whom_it_is_told_to_trust",
+        users::a_user_in_rust_trusts_whom_it_is_told_to_trust,
+    ),
+    (
+        "a_user_in_rust_shows_its_certificate_if_it_has_one",
+        users::a_user_in_rust_shows_its_certificate_if_it_has_one,
+    ),
 ];

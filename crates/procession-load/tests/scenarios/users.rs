@@ -1,6 +1,7 @@
 //! Virtual users that are written in Rust.
 
-use procession_load::plan::Pacing;
+use super::servers::{self, fixture, Server};
+use procession_load::plan::{Pacing, TlsOptions};
 use procession_load::result::{ErrorKind, RunResult, StepKind};
 use procession_load::server::{LoopbackServer, Served, ServerOptions};
 use procession_load::users::{Scenario, Stop, User};
@@ -96,4 +97,74 @@ pub fn a_user_in_rust_is_told_what_it_cannot_do() {
         .collect();
     assert_eq!(errors, [(ErrorKind::Refused, 5), (ErrorKind::Script, 5)]);
     assert_eq!(result.totals.failed_iterations, 5);
+}
+
+/// What becomes of 20 visits to a server that speaks TLS.
+fn visits(server: &Server, tls: TlsOptions) -> RunResult {
+    Scenario::new("visit", |user: User| async move {
+        let reply = user.get("/").await?;
+        match reply.status {
+            200 => Ok(()),
+            status => Err(Stop::rejected(format!("status {status}"))),
+        }
+    })
+    .base_url(&format!("https://localhost:{}", server.address.port()))
+    .tls(tls)
+    .pacing(Pacing::users(2))
+    .plan(|plan| {
+        plan.processes = 1;
+        plan.duration = None;
+        plan.iterations = Some(20);
+    })
+    .run()
+    .unwrap()
+}
+
+fn failures(result: &RunResult) -> Vec<(ErrorKind, u64)> {
+    let errors = result.errors.iter();
+    errors.map(|error| (error.kind, error.count)).collect()
+}
+
+pub fn a_user_in_rust_trusts_whom_it_is_told_to_trust() {
+    let server = servers::https(false);
+    let trusting = TlsOptions {
+        ca_file: Some(fixture("ca.pem")),
+        ..TlsOptions::default()
+    };
+    let result = visits(&server, trusting.clone());
+    assert_eq!((failures(&result), result.totals.requests), (vec![], 20));
+    // Each of the two users keeps its connection.
+    assert_eq!((result.totals.connections, result.phases.tls.count), (2, 2));
+
+    let insecure = TlsOptions {
+        insecure: true,
+        ..TlsOptions::default()
+    };
+    assert_eq!(failures(&visits(&server, insecure)), []);
+    let elsewhere = TlsOptions {
+        server_name: Some("example.org".into()),
+        ..trusting
+    };
+    for doubtful in [TlsOptions::default(), elsewhere] {
+        let result = visits(&server, doubtful);
+        assert_eq!(failures(&result), [(ErrorKind::Tls, 20)], "{:?}", result.errors);
+        assert_eq!(result.totals.failed_iterations, 20);
+    }
+}
+
+pub fn a_user_in_rust_shows_its_certificate_if_it_has_one() {
+    let server = servers::https(true);
+    let nobody = TlsOptions {
+        ca_file: Some(fixture("ca.pem")),
+        ..TlsOptions::default()
+    };
+    let somebody = TlsOptions {
+        certificate_file: Some(fixture("client.pem")),
+        key_file: Some(fixture("client.key")),
+        ..nobody.clone()
+    };
+    assert_eq!(failures(&visits(&server, somebody)), []);
+    let result = visits(&server, nobody);
+    assert_eq!(result.totals.errors, 20, "{:?}", result.errors);
+    assert_eq!(result.totals.failed_iterations, 20);
 }

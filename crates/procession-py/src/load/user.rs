@@ -47,16 +47,19 @@ impl User {
         self.inner.crew().iteration(self.index)
     }
 
+    /// Its client for HTTP, which it is also given as `http`.
     #[getter]
     fn http(&self) -> HttpClient {
         HttpClient::new(self.inner.clone(), self.index)
     }
 
+    /// Its client for TCP, which it is also given as `tcp`.
     #[getter]
     fn tcp(&self) -> TcpClient {
         TcpClient::new(self.inner.clone(), self.index)
     }
 
+    /// Its client for datagrams, which it is also given as `udp`.
     #[getter]
     fn udp(&self) -> UdpClient {
         UdpClient::new(self.inner.clone(), self.index)
