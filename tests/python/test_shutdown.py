@@ -709,6 +709,36 @@ def test_a_pool_works_on_after_a_ctrl_c_that_the_program_handled(start_method, t
         assert program.stderr() == ""
 
 
+INTERRUPTED_AWAKE = """
+    import _thread, sys, threading
+    from subject import mp
+    import tasks
+
+    def interrupt():
+        pool.apply(tasks.sleep_and_return, (0.2,))
+        # As a signal that arrives while the main thread is awake, whose sleep it does not interrupt.
+        _thread.interrupt_main()
+        pool.apply(tasks.nothing)
+
+    if __name__ == "__main__":
+        with mp.get_context(sys.argv[1]).Pool(2) as pool:
+            pool.map(tasks.double, range(10))
+            threading.Thread(target=interrupt).start()
+            try:
+                pool.apply(tasks.sleep_forever)
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+"""
+
+
+@promised_by_us_only
+def test_ctrl_c_is_heard_though_it_came_between_two_sleeps(start_method, tmp_path):
+    with Program(tmp_path, INTERRUPTED_AWAKE, start_method) as program:
+        program.wait_for_line("interrupted")
+        assert program.wait() == 0
+        program.assert_nothing_left()
+
+
 SIGNAL_HANDLER = """
     import os, signal, sys, threading, time
     from subject import mp
