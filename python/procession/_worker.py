@@ -123,10 +123,37 @@ def _seed_numpy():
         random.seed()
 
 
+# Before, forked processes end without what was registered with `atexit`, and `_bootstrap` itself runs multiprocessing's part.
+_ATEXIT_IS_FOR_ALL = sys.version_info >= (3, 13)
+
+
+def forget_exit_functions():
+    """In a forked process: forgets what the process that forked it would do at its exit."""
+    if _ATEXIT_IS_FOR_ALL:
+        import atexit
+        from multiprocessing import util
+
+        atexit._clear()
+        atexit.register(util._exit_function)
+
+
+def run_exit_functions(start_method):
+    """Does what was registered with `atexit`, if a process of that start method does so at its end."""
+    if _ATEXIT_IS_FOR_ALL or start_method == "spawn":
+        import atexit
+
+        atexit._run_exitfuncs()
+
+
 def supervise(memory, results, line, caller, settings, prefix):
     """Supervises a pool; returns an exit code, in the supervisor as in the workers forked from it."""
     sentinel = os.dup(caller)
     seat = _native.supervise(memory, results, line, caller)
     if seat is None:
         return 0
-    return PoolWorker(seat, settings, prefix)._bootstrap(parent_sentinel=sentinel)
+    if settings.start_method != "spawn":
+        forget_exit_functions()
+    try:
+        return PoolWorker(seat, settings, prefix)._bootstrap(parent_sentinel=sentinel)
+    finally:
+        run_exit_functions(settings.start_method)

@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -130,6 +131,22 @@ def test_finalizers_of_workers_run_when_the_pool_is_closed(start_method, tmp_pat
         pool.close()
         pool.join()
         assert sorted(map(int, path.read_text().split())) == sorted(pids)
+
+
+def test_exit_functions_of_workers_run_as_in_processes_of_their_start_method(start_method, tmp_path):
+    paths = [tmp_path / "worker", tmp_path / "process"]
+    with open_pool(start_method, 1, tasks.touch_at_exit, (str(paths[0]),)) as pool:
+        assert pool.apply(tasks.double, (1,)) == 2
+        pool.close()
+        pool.join()
+    process = mp.get_context(start_method).Process(target=tasks.touch_at_exit, args=(str(paths[1]),))
+    process.start()
+    process.join()
+    # Before Python 3.13, forked processes end without.
+    expected = start_method == "spawn" or sys.version_info >= (3, 13)
+    assert [path.exists() for path in paths] == [expected, expected]
+    if expected:
+        assert paths[1].read_text() == f"{process.pid}\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
