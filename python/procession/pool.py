@@ -169,6 +169,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             self._relay.start()
         # At exit pools end before the processes that other modules join.
         self._finalizer = _util.Finalize(self, _terminate_at_exit, args=(weakref.ref(self),), exitpriority=15)
+        self._owner_pid = os.getpid()
         self._state = RUN
 
     def _launch(self):
@@ -199,8 +200,9 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
     def __exit__(self, exc_type, exc_val, exc_tb):
         self.terminate()
 
-    def __del__(self, _warn=warnings.warn, _run=RUN):
-        if self._state == _run and not self._is_over():
+    def __del__(self, _warn=warnings.warn, _run=RUN, _getpid=os.getpid):
+        # A forked child's copy is nobody's.
+        if self._state == _run and self._owner_pid == _getpid():
             _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
             self.terminate()
 
