@@ -94,6 +94,32 @@ class PoolWorker(_process.BaseProcess):
         seat.work()
 
 
+def initialize_executor(initializer, *initargs):
+    """Initializes a worker of an executor; what it raises is logged as the standard library's executor does."""
+    try:
+        return initializer(*initargs)
+    except BaseException:
+        import logging
+
+        logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+        raise
+
+
+def cannot_send(why, value):
+    """Returns multiprocessing's own error for a result that cannot be pickled, which remembers what pickling raised."""
+    from multiprocessing.pool import MaybeEncodingError
+
+    try:
+        error = MaybeEncodingError(why, value)
+    except Exception:
+        # Even the value's `repr` may fail: then its type must do.
+        error = MaybeEncodingError(why, type(value))
+    # What it raised may be impossible to pickle as well, unless it is as plain as this.
+    if type(why).__module__ in ("builtins", "pickle", "_pickle") and {type(x) for x in why.args} <= {str, int}:
+        error._raised = type(why)(*why.args)
+    return error
+
+
 def _offer_stack(seat):
     # Who is killed for its task is asked first where it is. `faulthandler` answers in the signal's handler, whoever holds
     # the GIL; its file has no name and is the worker's own.

@@ -7,12 +7,14 @@ How it works is told in the project's ARCHITECTURE.md.
 
 import operator
 import os
+import signal
 import threading
 import warnings
 import weakref
 from multiprocessing import pool as _stdlib_pool
 from multiprocessing import process as _process
 from multiprocessing import util as _util
+from multiprocessing.connection import wait
 from multiprocessing.pool import (
     CLOSE,
     INIT,
@@ -451,9 +453,30 @@ class _Worker:
             return False
         return True
 
+    def join(self, timeout=None):
+        if self.pid is None:
+            return
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            wait([descriptor], timeout)
+        finally:
+            os.close(descriptor)
+
     def terminate(self):
+        self._signal(signal.SIGTERM)
+
+    def kill(self):
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number):
         if self.pid is not None:
-            os.kill(self.pid, 15)
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass
 
     def __repr__(self):
         return f"<{self.name} pid={self.pid} {self._stage} daemon>"
