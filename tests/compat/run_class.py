@@ -6,6 +6,7 @@ Usage: run_class.py --list
 
 import faulthandler
 import json
+import signal
 import sys
 import unittest
 
@@ -65,6 +66,8 @@ class Reporter(unittest.TestResult):
 
 
 def main():
+    # What is run in the background may have Ctrl-C ignored, which tests send to themselves.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import os
 
     import cpython_tests
