@@ -79,6 +79,9 @@ class Interpreter:
     @classmethod
     def of(cls, executable: str) -> Interpreter:
         """Asks the interpreter; ends the run with what to do if it cannot take part."""
+        # Classes run in directories of their own; a name without a slash is looked up in PATH.
+        if os.sep in executable:
+            executable = os.path.abspath(executable)
         program = (
             "import sys, procession; v = sys.version_info; print(f'{v[0]}.{v[1]}', sys.version.split()[0]);"
             "import test._test_multiprocessing"
