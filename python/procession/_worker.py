@@ -95,6 +95,32 @@ class PoolWorker(_process.BaseProcess):
         seat.work(_output.begin(settings.output, self.name, settings.lines_lock))
 
 
+def initialize_executor(initializer, *initargs):
+    """Initializes a worker of an executor; what it raises is logged as the standard library's executor does."""
+    try:
+        return initializer(*initargs)
+    except BaseException:
+        import logging
+
+        logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+        raise
+
+
+def cannot_send(why, value):
+    """Returns multiprocessing's own error for a result that cannot be pickled, which remembers what pickling raised."""
+    from multiprocessing.pool import MaybeEncodingError
+
+    try:
+        error = MaybeEncodingError(why, value)
+    except Exception:
+        # Even the value's `repr` may fail: then its type must do.
+        error = MaybeEncodingError(why, type(value))
+    # What it raised may be impossible to pickle as well, unless it is as plain as this.
+    if type(why).__module__ in ("builtins", "pickle", "_pickle") and {type(x) for x in why.args} <= {str, int}:
+        error._raised = type(why)(*why.args)
+    return error
+
+
 def _offer_stack(seat):
     # Who is killed for its task is asked first where it is.
     try:
@@ -113,10 +139,37 @@ def _seed_numpy():
         random.seed()
 
 
+# Before, forked processes end without what was registered with `atexit`, and `_bootstrap` itself runs multiprocessing's part.
+_ATEXIT_IS_FOR_ALL = sys.version_info >= (3, 13)
+
+
+def forget_exit_functions():
+    """In a forked process: forgets what the process that forked it would do at its exit."""
+    if _ATEXIT_IS_FOR_ALL:
+        import atexit
+        from multiprocessing import util
+
+        atexit._clear()
+        atexit.register(util._exit_function)
+
+
+def run_exit_functions(start_method):
+    """Does what was registered with `atexit`, if a process of that start method does so at its end."""
+    if _ATEXIT_IS_FOR_ALL or start_method == "spawn":
+        import atexit
+
+        atexit._run_exitfuncs()
+
+
 def supervise(memory, results, line, caller, settings, prefix):
     """Supervises a pool; returns an exit code, in the supervisor as in the workers forked from it."""
     sentinel = os.dup(caller)
     seat = _native.supervise(memory, results, line, caller)
     if seat is None:
         return 0
-    return PoolWorker(seat, settings, prefix)._bootstrap(parent_sentinel=sentinel)
+    if settings.start_method != "spawn":
+        forget_exit_functions()
+    try:
+        return PoolWorker(seat, settings, prefix)._bootstrap(parent_sentinel=sentinel)
+    finally:
+        run_exit_functions(settings.start_method)

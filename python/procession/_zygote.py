@@ -173,6 +173,9 @@ def _become_process(data, tracker, *inherited):
     try:
         from multiprocessing import forkserver, resource_tracker, spawn
 
+        from ._worker import forget_exit_functions, run_exit_functions
+
+        forget_exit_functions()
         forkserver._forkserver._inherited_fds = list(inherited)
         resource_tracker._resource_tracker._fd = tracker
         code = spawn._main(data, os.dup(data))
@@ -180,7 +183,10 @@ def _become_process(data, tracker, *inherited):
         sys.excepthook(*sys.exc_info())
         sys.stderr.flush()
     finally:
-        os._exit(code)
+        try:
+            run_exit_functions("forkserver")
+        finally:
+            os._exit(code)
 
 
 def _tell(status, number):

@@ -12,9 +12,10 @@ import weakref
 from collections import deque
 from concurrent.futures import Executor, TimeoutError, _base
 from concurrent.futures import Future as _StdlibFuture
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 
 from . import _limits, errors
+from ._worker import initialize_executor
 from .context import _default_context, _ours
 
 __all__ = ["BrokenProcessPool", "Future", "ProcessPoolExecutor"]
@@ -32,17 +33,34 @@ class WorkerInitError(errors.WorkerInitError, BrokenProcessPool):
     """No worker of the executor can start."""
 
 
-_BROKEN = {errors.WorkerDied: WorkerDied, errors.PoisonTask: PoisonTask, errors.WorkerInitError: WorkerInitError}
+class ResultDecodeError(errors.ResultDecodeError, BrokenProcessPool):
+    """What this future's call returned or raised arrived but could not be rebuilt. Only this future is lost."""
+
+
+_BROKEN = {
+    errors.WorkerDied: WorkerDied,
+    errors.PoisonTask: PoisonTask,
+    errors.WorkerInitError: WorkerInitError,
+    errors.ResultDecodeError: ResultDecodeError,
+}
 
 
 def _as_futures_have_it(error):
     kind = _BROKEN.get(type(error))
-    if kind is None:
-        return error
-    twin = kind(*error.args)
-    vars(twin).update(vars(error))
-    twin.__cause__ = error.__cause__
-    return twin
+    if kind is not None:
+        twin = kind(*error.args)
+        vars(twin).update(vars(error))
+        twin.__cause__ = error.__cause__
+        return twin
+    from multiprocessing.pool import MaybeEncodingError, RemoteTraceback
+
+    if type(error.__cause__) is RemoteTraceback:
+        error.__cause__ = _RemoteTraceback(error.__cause__.tb)
+    if type(error) is MaybeEncodingError and getattr(error, "_raised", None) is not None:
+        # There it is what pickling raised; which value it was, the cause tells.
+        error._raised.__cause__ = error
+        return error._raised
+    return error
 
 
 class Future(_StdlibFuture):
@@ -89,6 +107,9 @@ class Future(_StdlibFuture):
         self._task = None
 
 
+# Who asks for the pids of workers right after the first call waits for their forks, as `submit` itself does there.
+_MOST_SECONDS_TO_FORK = 10.0
+
 _open_executors = weakref.WeakSet()
 _is_exiting = False
 
@@ -112,7 +133,8 @@ class ProcessPoolExecutor(Executor):
         mp_context: a context of procession or multiprocessing, for its start method; the default one if None.
         initializer: called once in each worker with `initargs`. If it raises, all futures raise `BrokenProcessPool`.
         initargs: the arguments of `initializer`.
-        max_tasks_per_child: calls after which a worker is replaced by a fresh one; with any start method.
+        max_tasks_per_child: calls after which a worker is replaced by a fresh one. As in the standard library this goes with
+            `spawn`, which is then the default, and with `forkserver`; `options` has `recycle_memory` for any start method.
         options: what else `Pool` takes, such as `timeout`, `retries` or `memory_limit`.
 
     Example:
@@ -136,8 +158,15 @@ class ProcessPoolExecutor(Executor):
             if max_tasks_per_child <= 0:
                 raise ValueError("max_tasks_per_child must be >= 1")
         if mp_context is None:
-            mp_context = _default_context.get_context()
+            mp_context = _default_context.get_context(None if max_tasks_per_child is None else "spawn")
+        if max_tasks_per_child is not None and mp_context.get_start_method() == "fork":
+            raise ValueError(
+                "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; "
+                "supply a different mp_context."
+            )
         self._context = _ours(mp_context)
+        if initializer is not None:
+            initializer, initargs = initialize_executor, (initializer, *initargs)
         self._arguments = (max_workers, initializer, initargs, max_tasks_per_child)
         self._options = options
         self._lock = threading.Lock()
@@ -155,6 +184,30 @@ class ProcessPoolExecutor(Executor):
     def _mp_context(self):
         return self._context
 
+    @property
+    def _processes(self):
+        # Read to watch or to stop the workers: by pid, so none is told of before it has one.
+        if self._is_shut_down:
+            return None
+        pool = self._pool
+        end = time.monotonic() + _MOST_SECONDS_TO_FORK
+        while pool is not None:
+            workers = pool._pool
+            if None not in [worker.pid for worker in workers] or time.monotonic() > end:
+                return {worker.pid: worker for worker in workers if worker.pid is not None}
+            time.sleep(0.001)
+        return {}
+
+    @property
+    def _broken(self):
+        pool = self._pool
+        error = None if pool is None else pool._breakage()
+        return False if error is None else str(error)
+
+    @property
+    def _shutdown_thread(self):
+        return self._is_shut_down
+
     def _opened(self):
         # Workers start with the first call, as in the standard library: they see what there is then.
         if self._is_shut_down:
@@ -166,6 +219,9 @@ class ProcessPoolExecutor(Executor):
 
             self._pool = Pool(*self._arguments, context=self._context, **self._options)
             _open_executors.add(self)
+        error = self._pool._breakage()
+        if error is not None:
+            raise _as_futures_have_it(error)
         return self._pool
 
     def submit(self, fn, /, *args, **kwargs):
@@ -235,8 +291,8 @@ class ProcessPoolExecutor(Executor):
         if wait:
             pool.join()
         else:
-            thread = threading.Thread(target=pool.join, name="procession-executor-shutdown")
-            thread.daemon = True
+            # The interpreter waits for it at its end, and so for the futures, as in the standard library.
+            thread = threading.Thread(target=pool.join, name="procession-executor-shutdown", daemon=False)
             thread.start()
             self._ending = thread
 
@@ -245,26 +301,36 @@ class ProcessPoolExecutor(Executor):
             self.shutdown(wait=False)
 
 
+class _Exhausted(Exception):
+    """There are no more results."""
+
+
 def _results(iterator, end):
     # Items that no worker has begun are taken back when nobody wants them any more.
     try:
         while True:
-            try:
-                value = iterator.next(None if end is None else end - time.monotonic())
-            except StopIteration:
-                return
-            except BaseException as error:
-                from multiprocessing import TimeoutError as _WaitedTooLong
-
-                if type(error) is _WaitedTooLong and end is not None and time.monotonic() >= end:
-                    raise TimeoutError from None
-                twin = _as_futures_have_it(error)
-                if twin is error:
-                    raise
-                raise twin from error.__cause__
-            yield value
+            # No variable may hold a result while its reader has it, who may want to be rid of it.
+            yield _next_of(iterator, end)
+    except _Exhausted:
+        pass
     finally:
         iterator._cancel_queued()
+
+
+def _next_of(iterator, end):
+    try:
+        return iterator.next(None if end is None else end - time.monotonic())
+    except StopIteration:
+        raise _Exhausted from None
+    except BaseException as error:
+        from multiprocessing import TimeoutError as _WaitedTooLong
+
+        if type(error) is _WaitedTooLong and end is not None and time.monotonic() >= end:
+            raise TimeoutError from None
+        twin = _as_futures_have_it(error)
+        if twin is error:
+            raise
+        raise twin from twin.__cause__
 
 
 def _results_of_futures(executor, fn, items, waiting, end):

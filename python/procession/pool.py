@@ -7,6 +7,7 @@ How it works is told in the project's ARCHITECTURE.md.
 
 import operator
 import os
+import signal
 import threading
 import warnings
 import weakref
@@ -178,6 +179,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             self._relay.start()
         # At exit pools end before the processes that other modules join.
         self._finalizer = _util.Finalize(self, _terminate_at_exit, args=(weakref.ref(self),), exitpriority=15)
+        self._owner_pid = os.getpid()
         self._state = RUN
 
     def _launch(self):
@@ -208,8 +210,9 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
     def __exit__(self, exc_type, exc_val, exc_tb):
         self.terminate()
 
-    def __del__(self, _warn=warnings.warn, _run=RUN):
-        if self._state == _run and not self._is_over():
+    def __del__(self, _warn=warnings.warn, _run=RUN, _getpid=os.getpid):
+        # A forked child's copy is nobody's.
+        if self._state == _run and self._owner_pid == _getpid():
             _warn(f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self)
             self.terminate()
 
@@ -458,9 +461,32 @@ class _Worker:
             return False
         return True
 
+    def join(self, timeout=None):
+        if self.pid is None:
+            return
+        from multiprocessing.connection import wait
+
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return
+        try:
+            wait([descriptor], timeout)
+        finally:
+            os.close(descriptor)
+
     def terminate(self):
+        self._signal(signal.SIGTERM)
+
+    def kill(self):
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number):
         if self.pid is not None:
-            os.kill(self.pid, 15)
+            try:
+                os.kill(self.pid, number)
+            except ProcessLookupError:
+                pass
 
     def __repr__(self):
         return f"<{self.name} pid={self.pid} {self._stage} daemon>"

@@ -11,7 +11,6 @@ Queues are passed to processes as arguments, to pools by `initargs`, or by inher
 """
 
 import _multiprocessing
-import sys
 from multiprocessing import context as _context
 from multiprocessing import queues as _stdlib
 from multiprocessing import reduction as _reduction
@@ -116,8 +115,8 @@ class Queue(_Passing, QueueBase, _stdlib.Queue):
 
     def empty(self):
         """Whether there is no item just now."""
-        # As the standard library's own, which from 3.13 on lets nobody look into a closed one.
-        if self._closed and sys.version_info >= (3, 13):
+        # As the standard library's own, which lets nobody look into a closed one after putting something.
+        if self._closed and self._used:
             raise OSError("handle is closed")
         return super().empty()
 

@@ -6,6 +6,7 @@ Usage: run_class.py --list
 
 import faulthandler
 import json
+import signal
 import sys
 import unittest
 
@@ -27,8 +28,8 @@ class Reporter(unittest.TestResult):
     def startTest(self, test):
         super().startTest(test)
         self._write(test, "started")
-        # The runner ends what takes longer; before, this shows where it was.
-        faulthandler.dump_traceback_later(self._limit_seconds * 0.9)
+        # The runner ends what takes longer; before, this shows where it was. A test may have left another `sys.stderr`.
+        faulthandler.dump_traceback_later(self._limit_seconds * 0.9, file=sys.__stderr__)
 
     def stopTest(self, test):
         faulthandler.cancel_dump_traceback_later()
@@ -65,6 +66,8 @@ class Reporter(unittest.TestResult):
 
 
 def main():
+    # What is run in the background may have Ctrl-C ignored, which tests send to themselves.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import os
 
     import cpython_tests

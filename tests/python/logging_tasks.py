@@ -44,3 +44,12 @@ def log_fragile_then_line(n):
 def log_lines(count):
     for n in range(count):
         log_line(n)
+
+
+def log_executors_into_and_raise(path):
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+    logger = logging.getLogger("concurrent.futures")
+    logger.addHandler(handler)
+    logger.propagate = False
+    raise ValueError("cannot initialize")

@@ -4,6 +4,7 @@ They live in a module of their own because spawn and forkserver workers import w
 every such worker imports it.
 """
 
+import atexit
 import collections
 import copyreg
 import functools
@@ -588,6 +589,11 @@ def write_when_worker_exits(path):
     from multiprocessing import util
 
     util.Finalize(None, touch, args=(path,), exitpriority=10)
+
+
+def touch_at_exit(path):
+    """Initializer, or a process: registers something for the interpreter's exit."""
+    atexit.register(touch, path)
 
 
 def print_line(text):

@@ -50,6 +50,14 @@ CLAIMS = {
     "`queue._reader`": "test_queues::test_a_queue_can_be_waited_for_with_other_things",
     "`Pipe(duplex=False)`": "test_connections::test_a_one_way_pipe_says_which_end_is_which",
     "Pickling a connection": "test_connections::test_a_connection_does_not_pickle_by_itself",
+    # Executors.
+    "A worker that dies costs": "test_futures::test_dead_worker_fails_only_its_own_future",
+    "An argument that cannot be unpickled in the worker fails": (
+        "test_futures::test_argument_that_cannot_be_rebuilt_fails_its_own_future"
+    ),
+    "All workers start with the first call.": "test_futures::test_workers_can_be_looked_at_and_stopped",
+    "`shutdown(cancel_futures=True)`": "test_futures::test_shutdown_that_cancels_leaves_the_running_ones",
+    "`executor._processes`": "test_futures::test_workers_can_be_looked_at_and_stopped",
     # More than there.
     "`lock.owner_deaths`": "test_synchronize::test_lock_of_a_killed_process_goes_to_the_next_who_asks",
     "`Pool(timeout=seconds)`": "test_faults_limits::test_a_task_that_takes_too_long_is_ended_and_the_others_go_on",

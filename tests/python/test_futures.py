@@ -4,7 +4,9 @@ import asyncio
 import concurrent.futures
 import os
 import time
+import weakref
 
+import logging_tasks
 import pytest
 import tasks
 from harness import PATIENCE_SECONDS, Process, pool_tests, promised_by_us_only, wait_for_file, wait_until
@@ -89,10 +91,104 @@ def test_map_reads_as_far_as_its_buffer_and_takes_back_what_nobody_wants(executo
     assert list(executor.map(pow, [2, 3], [3, 2], chunksize=2)) == [8, 9]
 
 
+def test_results_of_map_belong_to_their_reader(executor):
+    results = executor.map(tasks.Counter, range(10))
+    for result in results:
+        seen = weakref.ref(result)
+        del result
+        assert seen() is None
+
+
 def test_initializer_that_raises_breaks_the_executor(start_method):
     with mp.ProcessPoolExecutor(1, mp.get_context(start_method), initializer=tasks.raise_value_error) as executor:
+        assert executor._broken is False
         error = executor.submit(tasks.double, 1).exception(PATIENCE_SECONDS)
         assert isinstance(error, concurrent.futures.BrokenExecutor) and isinstance(error, mp.WorkerInitError)
+        assert "ValueError" in executor._broken
+        with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="ValueError"):
+            executor.submit(tasks.double, 1)
+        with pytest.raises(concurrent.futures.process.BrokenProcessPool, match="ValueError"):
+            executor.map(tasks.double, [1])
+
+
+def test_what_an_initializer_raises_is_logged_as_in_the_standard_library(start_method, tmp_path):
+    path = tmp_path / "log"
+    context = mp.get_context(start_method)
+    with mp.ProcessPoolExecutor(1, context, logging_tasks.log_executors_into_and_raise, (str(path),)) as executor:
+        assert executor.submit(tasks.double, 1).exception(PATIENCE_SECONDS)
+    assert path.read_text().startswith("CRITICAL Exception in initializer:\nTraceback")
+
+
+@pytest.mark.parametrize(
+    ("task", "kind", "words"),
+    [
+        (tasks.return_generator, TypeError, "generator"),
+        (tasks.return_unpicklable, RuntimeError, "refuses to be pickled"),
+    ],
+)
+def test_result_that_cannot_be_sent_raises_what_pickling_raised(executor, task, kind, words):
+    error = executor.submit(task).exception(PATIENCE_SECONDS)
+    assert type(error) is kind and words in str(error)
+    assert isinstance(error.__cause__, mp.pool.MaybeEncodingError) and words in error.__cause__.exc
+    with pytest.raises(kind, match=words):
+        list(executor.map(task, [1]))
+
+
+def test_result_that_cannot_be_rebuilt_is_a_broken_pool_to_those_who_expect_one(executor):
+    error = executor.submit(tasks.return_unrebuildable).exception(PATIENCE_SECONDS)
+    assert isinstance(error, mp.ResultDecodeError) and isinstance(error, concurrent.futures.process.BrokenProcessPool)
+    assert executor.submit(tasks.double, 4).result(PATIENCE_SECONDS) == 8
+
+
+def test_argument_that_cannot_be_rebuilt_fails_its_own_future(executor):
+    error = executor.submit(tasks.identity, tasks.FailsToUnpickle()).exception(PATIENCE_SECONDS)
+    assert not isinstance(error, concurrent.futures.BrokenExecutor)
+    assert executor.submit(tasks.double, 4).result(PATIENCE_SECONDS) == 8
+
+
+def test_error_tells_its_traceback_as_in_the_standard_library(executor):
+    for error in (
+        executor.submit(tasks.raise_value_error).exception(PATIENCE_SECONDS),
+        pytest.raises(ValueError, list, executor.map(tasks.raise_value_error, [1])).value,
+    ):
+        assert type(error.__cause__) is concurrent.futures.process._RemoteTraceback
+        assert "raise_value_error" in error.__cause__.tb
+
+
+def test_workers_are_replaced_after_so_many_calls_except_with_fork(start_method):
+    context = mp.get_context(start_method)
+    if start_method == "fork":
+        with pytest.raises(ValueError, match="incompatible with the 'fork'"):
+            mp.ProcessPoolExecutor(1, context, max_tasks_per_child=2)
+        executor = mp.ProcessPoolExecutor(1, max_tasks_per_child=2)
+        assert executor._mp_context.get_start_method() == "spawn"
+        return
+    with mp.ProcessPoolExecutor(1, context, max_tasks_per_child=2) as executor:
+        pids = [executor.submit(os.getpid).result(PATIENCE_SECONDS) for _ in range(4)]
+        assert pids[0] == pids[1] != pids[2] == pids[3]
+
+
+def test_workers_can_be_looked_at_and_stopped(executor):
+    assert executor._processes == {}
+    executor.submit(tasks.double, 1)
+    processes = executor._processes
+    # All start with the first call.
+    assert len(processes) == executor._max_workers == 2
+    assert all(pid == process.pid and process.is_alive() for pid, process in processes.items())
+    first, second = processes.values()
+    first.kill()
+    second.terminate()
+    for process in processes.values():
+        process.join(PATIENCE_SECONDS)
+        assert not Process(process.pid).is_alive()
+        # Whoever is gone is gone.
+        process.join()
+        process.kill()
+    assert executor.submit(tasks.double, 4).result(PATIENCE_SECONDS) == 8
+    assert len(executor._processes) == 2 and not set(executor._processes) & set(processes)
+    assert executor._broken is False and not executor._shutdown_thread
+    executor.shutdown()
+    assert executor._processes is None and executor._shutdown_thread
 
 
 def test_options_of_pools_hold_for_executors(start_method, tmp_path):
@@ -103,17 +199,22 @@ def test_options_of_pools_hold_for_executors(start_method, tmp_path):
         assert list(executor.map(tasks.fail_at_first_packed, calls)) == [1, 2, 3]
 
 
-def test_program_that_ends_waits_for_its_futures(run_python):
+@pytest.mark.parametrize("goodbye", ["kept = executor", "executor.shutdown(wait=False)", "pass"])
+def test_program_that_ends_waits_for_its_futures(run_python, goodbye):
     done = run_python(
-        source="""
+        source=f"""
 import procession as mp, time
 def work(x):
     time.sleep(0.2)
     print("done", x, flush=True)
-if __name__ == "__main__":
+def begin():
+    global kept
     executor = mp.ProcessPoolExecutor(1, mp.get_context("fork"))
     for x in range(3):
         executor.submit(work, x)
+    {goodbye}
+if __name__ == "__main__":
+    begin()
 """
     )
     assert done.stdout.split("\n")[:3] == ["done 0", "done 1", "done 2"] and done.stderr == ""

@@ -215,6 +215,23 @@ def test_an_unclosed_pool_warns_when_it_is_collected_and_ends_its_workers(start_
 
 
 @promised_by_us_only
+def test_an_unclosed_pool_that_is_broken_warns_too_but_not_a_forked_copy(start_method):
+    pool = mp.get_context(start_method).Pool(1, tasks.raise_value_error)
+    with pytest.raises(mp.WorkerInitError):
+        pool.apply(tasks.double, (1,))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        child = os.fork()
+        del pool
+        gc.collect()
+        warned = [str(warning.message) for warning in caught if warning.category is ResourceWarning]
+        if child == 0:
+            os._exit(len(warned))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert len(warned) == 1 and warned[0].startswith("unclosed running multiprocessing pool")
+
+
+@promised_by_us_only
 def test_a_worker_that_is_just_being_forked_has_no_pid_and_is_spared(monkeypatch):
     with open_pool("fork", 1) as pool:
         monkeypatch.setattr(type(pool), "_seats", lambda self: [(1, 0, "starting")])

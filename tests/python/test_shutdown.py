@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -130,6 +131,22 @@ def test_finalizers_of_workers_run_when_the_pool_is_closed(start_method, tmp_pat
         pool.close()
         pool.join()
         assert sorted(map(int, path.read_text().split())) == sorted(pids)
+
+
+def test_exit_functions_of_workers_run_as_in_processes_of_their_start_method(start_method, tmp_path):
+    paths = [tmp_path / "worker", tmp_path / "process"]
+    with open_pool(start_method, 1, tasks.touch_at_exit, (str(paths[0]),)) as pool:
+        assert pool.apply(tasks.double, (1,)) == 2
+        pool.close()
+        pool.join()
+    process = mp.get_context(start_method).Process(target=tasks.touch_at_exit, args=(str(paths[1]),))
+    process.start()
+    process.join()
+    # Before Python 3.13, forked processes end without.
+    expected = start_method == "spawn" or sys.version_info >= (3, 13)
+    assert [path.exists() for path in paths] == [expected, expected]
+    if expected:
+        assert paths[1].read_text() == f"{process.pid}\n"
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -707,6 +724,36 @@ def test_a_pool_works_on_after_a_ctrl_c_that_the_program_handled(start_method, t
         assert program.wait() == 0
         program.assert_nothing_left()
         assert program.stderr() == ""
+
+
+INTERRUPTED_AWAKE = """
+    import _thread, sys, threading
+    from subject import mp
+    import tasks
+
+    def interrupt():
+        pool.apply(tasks.sleep_and_return, (0.2,))
+        # As a signal that arrives while the main thread is awake, whose sleep it does not interrupt.
+        _thread.interrupt_main()
+        pool.apply(tasks.nothing)
+
+    if __name__ == "__main__":
+        with mp.get_context(sys.argv[1]).Pool(2) as pool:
+            pool.map(tasks.double, range(10))
+            threading.Thread(target=interrupt).start()
+            try:
+                pool.apply(tasks.sleep_forever)
+            except KeyboardInterrupt:
+                print("interrupted", flush=True)
+"""
+
+
+@promised_by_us_only
+def test_ctrl_c_is_heard_though_it_came_between_two_sleeps(start_method, tmp_path):
+    with Program(tmp_path, INTERRUPTED_AWAKE, start_method) as program:
+        program.wait_for_line("interrupted")
+        assert program.wait() == 0
+        program.assert_nothing_left()
 
 
 SIGNAL_HANDLER = """

@@ -7,7 +7,7 @@
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use procession::queue::{ByteQueue, Item, PutError, TakeError};
 use procession::shm::{AllocError, Block};
@@ -20,6 +20,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::codec::{EncodeError, Encoder, Reader, Receiver};
 use crate::gil::GilCell;
 use crate::pool::os_error;
+use crate::sync::stir;
 
 /// A buffer that has grown beyond this is not kept for the next item.
 const KEPT_BYTES: usize = 1 << 20;
@@ -30,13 +31,15 @@ const KEPT_BYTES: usize = 1 << 20;
 pub struct QueueBase {
     queue: OnceLock<Arc<ByteQueue>>,
     closed: AtomicBool,
+    /// Whether this process has put anything.
+    used: AtomicBool,
     encoders: GilCell<Vec<Encoder>>,
     scratch: GilCell<Vec<Vec<u8>>>,
 }
 
 /// Why a wait without the GIL ended.
 enum Stop {
-    Interrupted,
+    Raised(PyErr),
     Put(PutError),
     Garbled,
 }
@@ -53,11 +56,18 @@ impl From<TakeError> for Stop {
     }
 }
 
-fn stop_on_signals(stir: Stir) -> Result<(), Stop> {
-    if stir.interrupted {
-        return Err(Stop::Interrupted);
+impl From<Stop> for PyErr {
+    fn from(stop: Stop) -> Self {
+        match stop {
+            Stop::Raised(e) => e,
+            Stop::Put(e) => put_error(e),
+            Stop::Garbled => garbled(),
+        }
     }
-    Ok(())
+}
+
+fn stop_on_signals(now: Stir) -> Result<(), Stop> {
+    stir(now).map_err(Stop::Raised)
 }
 
 fn garbled() -> PyErr {
@@ -93,10 +103,6 @@ fn limit_of(block: bool, timeout: Option<f64>) -> Option<Duration> {
         // What is too long for the clock is as good as for ever.
         Some(seconds) => Duration::try_from_secs_f64(seconds).ok(),
     }
-}
-
-fn left(limit: Option<Duration>, began: Instant) -> Option<Duration> {
-    limit.map(|limit| limit.saturating_sub(began.elapsed()))
 }
 
 /// An item that has been taken out of the queue.
@@ -161,6 +167,7 @@ impl QueueBase {
         };
         match put {
             Ok(true) => {
+                this.used.store(true, Ordering::Relaxed);
                 this.keep_encoder(py, encoder);
                 Ok(())
             }
@@ -180,17 +187,8 @@ impl QueueBase {
         encoder: &Encoder,
         limit: Option<Duration>,
     ) -> PyResult<bool> {
-        let began = Instant::now();
         let (bytes, blocks) = (&encoder.bytes, &encoder.blocks);
-        loop {
-            let put = py.detach(|| queue.put(bytes, blocks, left(limit, began), &mut stop_on_signals));
-            match put {
-                Ok(put) => return Ok(put),
-                Err(Stop::Interrupted) => py.check_signals()?,
-                Err(Stop::Put(e)) => return Err(put_error(e)),
-                Err(Stop::Garbled) => return Err(garbled()),
-            }
-        }
+        Ok(py.detach(|| queue.put(bytes, blocks, limit, &mut stop_on_signals))?)
     }
 
     fn get_within<'py>(
@@ -244,24 +242,16 @@ impl QueueBase {
         scratch: &mut Vec<u8>,
         limit: Option<Duration>,
     ) -> PyResult<Option<Taken<'py>>> {
-        let began = Instant::now();
-        loop {
-            let taken = py.detach(|| {
-                queue.take(left(limit, began), &mut stop_on_signals, |item| {
-                    match keep(item, scratch) {
-                        Taken::Block(block, len) => Some((block, len)),
-                        _ => None,
-                    }
-                })
-            });
-            match taken {
-                Ok(Some(Some((block, len)))) => return Ok(Some(Taken::Block(block, len))),
-                Ok(Some(None)) => return Ok(Some(Taken::Copied)),
-                Ok(None) => return Ok(None),
-                Err(Stop::Interrupted) => py.check_signals()?,
-                Err(_) => return Err(garbled()),
-            }
-        }
+        let taken = py.detach(|| {
+            queue.take(limit, &mut stop_on_signals, |item| match keep(item, scratch) {
+                Taken::Block(block, len) => Some((block, len)),
+                _ => None,
+            })
+        })?;
+        Ok(taken.map(|block| match block {
+            Some((block, len)) => Taken::Block(block, len),
+            None => Taken::Copied,
+        }))
     }
 }
 
@@ -301,6 +291,7 @@ impl QueueBase {
         QueueBase {
             queue: OnceLock::new(),
             closed: AtomicBool::new(false),
+            used: AtomicBool::new(false),
             encoders: GilCell::new(Vec::new()),
             scratch: GilCell::new(Vec::new()),
         }
@@ -340,6 +331,12 @@ impl QueueBase {
     #[setter(_closed)]
     fn set_closed(&self, yes: bool) {
         self.closed.store(yes, Ordering::Relaxed);
+    }
+
+    /// Whether this process has put anything.
+    #[getter(_used)]
+    fn is_used(&self) -> bool {
+        self.used.load(Ordering::Relaxed)
     }
 
     /// Puts an item into the queue. While it is full this waits, for `timeout` seconds at most, if `block` is true; then
@@ -392,11 +389,7 @@ impl QueueBase {
     /// Waits until all items are reported as done.
     fn _join(&self, py: Python<'_>) -> PyResult<()> {
         let queue = self.queue()?;
-        loop {
-            match py.detach(|| queue.join(None, &mut stop_on_signals)) {
-                Ok(_) => return Ok(()),
-                Err(_) => py.check_signals()?,
-            }
-        }
+        py.detach(|| queue.join(None, &mut stop_on_signals))?;
+        Ok(())
     }
 }

@@ -541,14 +541,8 @@ fn cannot_send(py: Python<'_>, why: PyErr, value: &Bound<'_, PyAny>) -> PyErr {
         return why;
     }
     let made = py
-        .import(intern!(py, "multiprocessing.pool"))
-        .and_then(|m| m.getattr(intern!(py, "MaybeEncodingError")))
-        .and_then(|class| {
-            // Even the value's `repr` may fail: then its type must do.
-            class
-                .call1((why.value(py), value))
-                .or_else(|_| class.call1((why.value(py), value.get_type())))
-        });
+        .import(intern!(py, "procession._worker"))
+        .and_then(|m| m.call_method1(intern!(py, "cannot_send"), (why.value(py), value)));
     match made {
         Ok(error) => PyErr::from_value(error),
         Err(e) => e,

@@ -497,6 +497,13 @@ impl PoolBase {
         Ok(())
     }
 
+    /// The error of a pool that can have no workers, or `None`.
+    fn _breakage(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let text = self.core()?.inner.with(py, |i| i.dispatcher.broken());
+        let error = |text| errors(py, "worker_init_error", (py.None(), py.None(), py.None(), text));
+        Ok(text.map(|text| error(text).into_value(py).into_any()))
+    }
+
     /// Whether the pool's processes are gone.
     fn _is_over(&self) -> bool {
         self.core

@@ -144,6 +144,8 @@ impl Core {
             } else if self.is_stalled() {
                 limit = Some(limit.map_or(STALL, |l| l.min(STALL)));
             }
+            // A signal that came while this thread was awake interrupts no sleep.
+            py.check_signals()?;
             match self.detached(py, || self.waiter.wait(epoch, countdown, limit)) {
                 Woke::Look => patience = Duration::from_millis(2),
                 Woke::TimedOut => {
