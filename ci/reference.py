@@ -181,9 +181,10 @@ def python_page() -> str:
             "apply apply_async map map_async starmap starmap_async imap imap_unordered close terminate join",
             made_by_users=True,
         ),
-        class_section(pool.AsyncResult, "get wait ready successful"),
-        class_section(pool.IMapIterator, "next"),
-        class_section(procession.Process, "state suspend resume interrupt"),
+        class_section(pool.AsyncResult, "get wait ready successful cancel output"),
+        class_section(pool.MapResult, "outputs"),
+        class_section(pool.IMapIterator, "next cancel output"),
+        class_section(procession.Process, "state suspend resume interrupt timed_out timeout_error"),
         *load_sections(),
         "# Errors\n",
     ]
