@@ -155,7 +155,7 @@ def test_a_stall_of_two_seconds_is_told_within_five_percent():
     pacings = [
         {"rate": 100},
         {"rate": 100, "duration": None, "stages": "24s:100/s"},
-        {"rate": 200, "arrivals": "poisson", "seed": 7},
+        {"rate": 100, "arrivals": "poisson", "seed": 7},
     ]
     for processes in (1, 2, 4):
         for pacing in pacings:

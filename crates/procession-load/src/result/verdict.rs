@@ -106,9 +106,13 @@ impl Judge {
     /// later than it is.
     fn core_wait(&mut self, evidence: &Evidence) {
         let cure = || {
-            "leave more of this machine's CPU to the test: stop other programs, use fewer processes, or test from another \
-             machine"
-                .to_owned()
+            let fewer = match evidence.processes {
+                0 | 1 => String::new(),
+                many => format!(" use fewer processes than {many},"),
+            };
+            format!(
+                "leave more of this machine's CPU to the test: stop other programs,{fewer} or test from another machine"
+            )
         };
         let Some(wait) = evidence.core_wait else {
             // Of users who wait for other things than responses nothing else is known.
@@ -127,7 +131,7 @@ impl Judge {
         ] {
             let limit = (service * LAG_SHARE).max(LEAST_LAG_LIMIT_SECONDS);
             self.check(
-                &format!("a worker had to wait for a core ({name} of what responses waited for it)"),
+                &format!("a worker had to wait for a core, which is in the {name} of response times"),
                 milliseconds(wait),
                 format!("at most {}", milliseconds(limit)),
                 wait <= limit,
@@ -138,7 +142,7 @@ impl Judge {
         if evidence.generator_delay_p99.is_none() {
             let limit = (evidence.service_mean * MOST_CPU_WAIT_SHARE).max(LEAST_CORE_WAIT_LIMIT_SECONDS);
             self.check(
-                "a worker had to wait for a core (mean of what responses waited for it)",
+                "a worker had to wait for a core, which is in mean response time and throughput",
                 milliseconds(wait.mean),
                 format!("at most {}", milliseconds(limit)),
                 wait.mean <= limit,
@@ -583,7 +587,7 @@ mod tests {
         passes(&closed(0.020, 0.000_99, 0.001, 0.001));
         is_invalid(
             &closed(0.020, 0.001_01, 0.001, 0.001),
-            "wait for a core (mean",
+            "is in mean response time and throughput",
             "1.010 ms",
             "at most 1.000 ms",
             "stop other programs",
@@ -595,17 +599,34 @@ mod tests {
         passes(&closed(0.000_02, 0.000_009, 0.0, 0.001));
         is_invalid(
             &closed(0.000_02, 0.000_011, 0.0, 0.001),
-            "wait for a core (mean",
+            "is in mean response time and throughput",
             "0.011 ms",
             "at most 0.010 ms",
-            "use fewer processes",
+            "use fewer processes than 2, or test",
+        );
+    }
+
+    #[test]
+    fn fewer_processes_are_no_cure_for_one() {
+        let verdict = with(|evidence| {
+            evidence.core_wait = None;
+            evidence.cpu_wait_share = 0.5;
+            evidence.processes = 1;
+        });
+        let cure = &verdict.reasons[0].cure;
+        assert!(
+            cure.ends_with("stop other programs, or test from another machine"),
+            "{cure}"
         );
     }
 
     #[test]
     fn responses_may_wait_for_a_core_for_a_tenth_of_the_same_percentile() {
         passes(&closed(0.020, 0.000_1, 0.001_99, 0.001_99));
-        for (figures, what) in [((0.0, 0.002_01), "(p99"), ((0.002_01, 0.0), "(p50")] {
+        for (figures, what) in [
+            ((0.0, 0.002_01), "is in the p99"),
+            ((0.002_01, 0.0), "is in the p50"),
+        ] {
             is_invalid(
                 &closed(0.020, 0.000_1, figures.0, figures.1),
                 what,
@@ -621,7 +642,7 @@ mod tests {
         passes(&closed(0.000_1, 0.000_001, 0.0, 0.000_99));
         is_invalid(
             &closed(0.000_1, 0.000_001, 0.0, 0.001_01),
-            "wait for a core (p99",
+            "is in the p99",
             "1.010 ms",
             "at most 1.000 ms",
             "stop other programs",
@@ -650,7 +671,7 @@ mod tests {
         passes(&waited(0.000_99));
         is_invalid(
             &waited(0.001_01),
-            "wait for a core (p99",
+            "is in the p99",
             "1.010 ms",
             "at most 1.000 ms",
             "stop other programs",
@@ -870,7 +891,7 @@ mod tests {
             told,
             [
                 "a worker used its core up",
-                "a worker had to wait for a core (p99 of what responses waited for it)",
+                "a worker had to wait for a core, which is in the p99 of response times",
                 "worker processes died"
             ]
         );
