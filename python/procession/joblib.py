@@ -43,7 +43,18 @@ def _backend():
         supports_timeout = True
 
         def __init__(self, **options):
-            known = ("timeout", "retries", "memory_limit", "recycle_memory", "cpu_affinity", "context", "initializer")
+            known = (
+                "timeout",
+                "retries",
+                "memory_limit",
+                "recycle_memory",
+                "cpu_affinity",
+                "threads_per_worker",
+                "output",
+                "relay_logging",
+                "context",
+                "initializer",
+            )
             self._options = {name: options.pop(name) for name in known if name in options}
             super().__init__(**options)
             self._pool = None

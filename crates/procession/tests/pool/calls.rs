@@ -443,3 +443,28 @@ fn worker_knows_its_name() {
         .unwrap();
     assert_eq!(name, pool.workers()[0].name);
 }
+
+#[test]
+fn stats_tell_what_became_of_the_calls_of_each_function() {
+    let _alone = alone();
+    no_core_dumps();
+    let pool = pool(2);
+    assert!(pool.stats().unwrap().is_empty());
+    pool.map(square, 0..1000).unwrap();
+    for n in 0..40 {
+        let fault = if n % 4 == 0 { Fault::Panics } else { Fault::None };
+        let _ = pool.apply(run, (fault, n));
+    }
+    assert!(pool.apply(run, (DEADLY[0], 1)).unwrap_err().is_worker_died());
+    let stats = pool.stats().unwrap();
+    let of = |name: &str| stats.iter().find(|f| f.function.ends_with(name)).unwrap();
+    let squares = of("square");
+    assert_eq!((squares.items, squares.failed, squares.lost), (1000, 0, 0));
+    assert!(squares.batches < 1000 && squares.largest_batch > 1 && squares.run_seconds > 0.0);
+    let runs = of("run");
+    assert_eq!(
+        (runs.items, runs.failed, runs.lost, runs.batches),
+        (40, 10, 1, 40)
+    );
+    assert!(runs.queue_seconds > 0.0 && runs.return_seconds > 0.0 && runs.argument_bytes > 0);
+}

@@ -102,7 +102,7 @@ fn run_worker(shared: &Shared, seat: u32, steps: u64) -> bool {
             let port = Port::new(channel.clone(), Channel::owner(seat));
             let port = port.open();
             while let Some(slot) = worker.claim() {
-                if !run_slot(&worker, channel.slot(slot), &port) {
+                if !run_slot(&worker, slot, &port) {
                     os::exit_now(3);
                 }
                 worker.complete(slot);

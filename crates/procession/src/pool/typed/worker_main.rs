@@ -7,7 +7,7 @@ use super::array::Port;
 use super::frame::{Frames, Sink};
 use super::function::{run_initializer, run_item, CodeAddress, Ran, Thunk};
 use super::ledger::{claimed_payload, inline_results_at, worker_name, MEASURE, RESULT_PARTS};
-use crate::channel::{Channel, Idle, Slot, SLOT_INLINE_BYTES};
+use crate::channel::{Channel, Idle, SLOT_INLINE_BYTES};
 use crate::os::time::monotonic_ns;
 use crate::pool::worker::Worker;
 use crate::process::{begin_as_worker, end_family};
@@ -31,7 +31,7 @@ pub(super) fn worker_main(mut worker: Worker, initializer: Option<&dyn Fn()>) ->
     worker.ready();
     let code = loop {
         while let Some(slot) = worker.claim() {
-            if !run_slot(&worker, channel.slot(slot), &port) {
+            if !run_slot(&worker, slot, &port) {
                 return CANNOT_GO_ON;
             }
             worker.complete(slot);
@@ -58,8 +58,9 @@ fn thunk_of(channel: &Channel, function: u32) -> Result<Thunk, &'static str> {
 }
 
 /// Runs the items of a claimed slot. False if this worker cannot go on.
-pub(super) fn run_slot(worker: &Worker, s: &Slot, port: &Port) -> bool {
+pub(super) fn run_slot(worker: &Worker, number: u32, port: &Port) -> bool {
     let channel = worker.channel();
+    let s = channel.slot(number);
     let thunk = thunk_of(channel, s.function.load(Ordering::Relaxed));
     let kind = s.kind.load(Ordering::Relaxed);
     let (first, _) = s.range();
@@ -83,7 +84,7 @@ pub(super) fn run_slot(worker: &Worker, s: &Slot, port: &Port) -> bool {
         )
     };
     let began = if kind & MEASURE != 0 { monotonic_ns() } else { 0 };
-    let mut with_parts = false;
+    let (mut with_parts, mut failed) = (false, 0);
     while let Some(item) = worker.begin_item(s) {
         crate::crash_point!("item-begun");
         let ran = run_item(thunk, arguments.next(), &mut sink, port, || {
@@ -92,6 +93,7 @@ pub(super) fn run_slot(worker: &Worker, s: &Slot, port: &Port) -> bool {
         });
         if ran == Ran::Failed {
             worker.count_failure();
+            failed += 1;
         }
         worker.end_item(s);
         match ran {
@@ -118,7 +120,11 @@ pub(super) fn run_slot(worker: &Worker, s: &Slot, port: &Port) -> bool {
         }
         sink.free_outgrown();
     }
+    if failed != 0 {
+        channel.note(number).failed.store(failed, Ordering::Relaxed);
+    }
     if kind & MEASURE != 0 {
+        channel.note(number).began_ns.store(began, Ordering::Relaxed);
         s.elapsed_ns.store(monotonic_ns() - began, Ordering::Relaxed);
     }
     // From here on the block goes with the slot.

@@ -39,6 +39,7 @@ impl Ledger {
             .clamp(record.first, record.limit);
         let whole = self.adopt(s, record, finished, seat);
         let kind = s.kind.load(Ordering::Relaxed);
+        self.count(slot, record, finished);
         self.free_payload_block(s);
         let delivery = Delivery {
             task: self.jobs[record.job as usize].task,
@@ -69,6 +70,27 @@ impl Ledger {
             let error = self.damaged(record.job, from);
             self.fail(record.job, from, record.limit - finished, error);
         }
+    }
+
+    fn count(&mut self, slot: u32, record: Record, finished: u32) {
+        let (s, note) = (self.channel.slot(slot), self.channel.note(slot));
+        let sent_ns = note.submitted_ns.load(Ordering::Relaxed);
+        let times = (sent_ns != 0).then(|| {
+            let began_ns = note.began_ns.load(Ordering::Relaxed);
+            [
+                sent_ns,
+                began_ns,
+                s.elapsed_ns.load(Ordering::Relaxed),
+                monotonic_ns(),
+            ]
+        });
+        let function = self.jobs[record.job as usize].task.function;
+        self.tallies[function as usize].came(Came {
+            items: finished - record.first,
+            failed: note.failed.load(Ordering::Relaxed),
+            result_bytes: s.result_len.load(Ordering::Relaxed),
+            times,
+        });
     }
 
     pub(super) fn lose(&mut self, slot: u32, loss: Loss) {
@@ -122,6 +144,8 @@ impl Ledger {
         let again = next > finished && sane && !cancelled && self.is_tried_again(record.job, item, kind);
         let next = if again { finished } else { next };
         if next > finished {
+            let function = self.jobs[record.job as usize].task.function;
+            self.tallies[function as usize].lost();
             let victim = Record {
                 first: finished,
                 limit: next,

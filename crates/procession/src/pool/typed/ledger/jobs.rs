@@ -33,8 +33,19 @@ impl Ledger {
             .store(number + 1, Ordering::Release);
         self.channel.set_function_name(number, function.name());
         self.names.push(function.name());
+        self.tallies.push(FunctionTally::default());
         self.functions.insert(function.key(), number);
         Ok(number)
+    }
+
+    /// What was seen of each function that was called.
+    pub fn stats(&self) -> Vec<FunctionStats> {
+        self.names
+            .iter()
+            .zip(&self.tallies)
+            .filter(|(_, tally)| !tally.is_empty())
+            .map(|(name, tally)| tally.stats(name.to_string()))
+            .collect()
     }
 
     /// Opens a job.

@@ -25,6 +25,7 @@ use crate::error::{Error, Kind};
 use crate::os::process::ExitStatus;
 use crate::os::time::monotonic_ns;
 use crate::pool::dispatcher::{Arrival, Dispatcher, Loss};
+use crate::pool::stats::{Came, FunctionStats, FunctionTally, TIMED_ONE_OF};
 use crate::shm::{Block, Owner};
 
 pub(super) use self::slots::{claimed_payload, drop_result_parts, free_result_block, inline_results_at};
@@ -76,6 +77,13 @@ impl Payload<'_> {
 }
 
 impl Payload<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Payload::Inline(bytes) => bytes.len() as u64,
+            Payload::Block(_, len) => *len,
+        }
+    }
+
     fn keep(self) -> Kept {
         match self {
             Payload::Inline(bytes) => Kept::Inline(bytes.into()),
@@ -177,6 +185,10 @@ pub(super) struct Ledger {
     /// The function that was asked for last, which is mostly the one that is asked for next.
     last_function: ((usize, usize), u32),
     names: Vec<&'static str>,
+    /// What was seen of each function, by its number.
+    tallies: Vec<FunctionTally>,
+    /// Single tasks sent, to choose those that are timed.
+    singles: u32,
     /// Whether workers are copies of the program, and not of this process.
     spawned: bool,
     records: Vec<Record>,
@@ -216,6 +228,8 @@ impl Ledger {
             functions: HashMap::new(),
             last_function: ((0, 0), 0),
             names: Vec::new(),
+            tallies: Vec::new(),
+            singles: 0,
             spawned,
             records: Vec::new(),
             jobs: Vec::new(),

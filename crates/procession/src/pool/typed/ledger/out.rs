@@ -7,6 +7,15 @@ impl Ledger {
     #[inline]
     pub fn submit(&mut self, job: u32, base: u64, items: u32, payload: Payload<'_>, kind: u32) {
         self.jobs[job as usize].outstanding += u64::from(items);
+        let function = self.jobs[job as usize].task.function;
+        self.tallies[function as usize].sent(items, payload.len(), None);
+        let mut kind = kind;
+        if items == 1 {
+            self.singles = self.singles.wrapping_add(1);
+            if self.singles % TIMED_ONE_OF == 1 {
+                kind |= MEASURE;
+            }
+        }
         let record = Record {
             job,
             base,
@@ -87,6 +96,9 @@ impl Ledger {
             .note(slot)
             .first_item
             .store(first_item, Ordering::Relaxed);
+        let now = if kind & MEASURE != 0 { monotonic_ns() } else { 0 };
+        self.channel.note(slot).submitted_ns.store(now, Ordering::Relaxed);
+        self.channel.note(slot).failed.store(0, Ordering::Relaxed);
         let terms = self.jobs[record.job as usize].terms;
         s.timeout_ms
             .store(terms.timeout_ms.unwrap_or(self.timeout_ms), Ordering::Relaxed);
