@@ -4,6 +4,7 @@ use super::environment::environment;
 use super::usage::CoreTicks;
 use super::Member;
 use crate::histogram::Histogram;
+use crate::now_ns;
 use crate::plan::{Plan, Target};
 use crate::record::{read_text, Datagram, Head, Region, StepTotals};
 use crate::result::{
@@ -20,6 +21,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MOST_SECONDS: usize = 7200;
 /// A second is fetched when it has been over for so long: a worker that was about to count in it has done so.
 const SETTLE_NS: u64 = 100_000_000;
+/// How often the kernel is asked what all cores do: where there are many, that takes a millisecond.
+const CORES_INTERVAL_NS: u64 = 400_000_000;
 
 /// What the controlling process keeps beside the shared memory.
 #[derive(Debug)]
@@ -30,6 +33,7 @@ pub(super) struct Collector {
     next_second: u32,
     span: u32,
     cores_at_start: Option<CoreTicks>,
+    cores_looked_ns: u64,
     idle_share: Option<f64>,
 }
 
@@ -104,6 +108,7 @@ impl Collector {
             next_second: 0,
             span: 1,
             cores_at_start: None,
+            cores_looked_ns: 0,
             idle_share: None,
         }
     }
@@ -112,10 +117,15 @@ impl Collector {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.started_at = since.as_secs_f64();
         self.cores_at_start = CoreTicks::now();
+        self.cores_looked_ns = now_ns();
     }
 
     /// Notes how idle the machine has been until now; not to be asked any more when no load is made.
-    pub(super) fn look_at_cores(&mut self) {
+    pub(super) fn look_at_cores(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.cores_looked_ns) < CORES_INTERVAL_NS {
+            return;
+        }
+        self.cores_looked_ns = now_ns;
         let share = self.cores_at_start.zip(CoreTicks::now());
         self.idle_share = share
             .and_then(|(start, now)| now.idle_share_since(start))

@@ -229,8 +229,8 @@ impl Run {
     }
 
     fn go(&mut self) {
-        self.start_ns = now_ns() + LEAD_NS;
         self.collector.begin();
+        self.start_ns = now_ns() + LEAD_NS;
         let control = self.region.control();
         // Sync point *start*: the moment comes before the word that workers sleep on.
         control.start_ns.store(self.start_ns, Ordering::Relaxed);
@@ -329,7 +329,7 @@ impl Run {
             }
         }
         if replace {
-            self.collector.look_at_cores();
+            self.collector.look_at_cores(now);
         }
         self.finished = self.members.iter().all(|member| member.done);
         self.collector
