@@ -430,8 +430,9 @@ class MapHost:
             return
         else:
             report["status"] = "error"
-        if getattr(error, "output", ""):
-            report["output"] = printable(error.output)
+        output = getattr(error, "output", "")
+        if output:
+            report["output"] = printable(output)
         self._report(to_json(report))
 
     def _report(self, fields_json: str) -> None:

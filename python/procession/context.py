@@ -41,10 +41,10 @@ class BaseContext(_stdlib_context.BaseContext):
         timeout=None,
         memory_limit=None,
         recycle_memory=None,
-        output="inherit",
         retries=None,
         cpu_affinity=None,
         threads_per_worker="auto",
+        output="inherit",
         relay_logging=False,
     ):
         """Returns a pool of worker processes. See `procession.pool.Pool`."""
@@ -59,10 +59,10 @@ class BaseContext(_stdlib_context.BaseContext):
             timeout=timeout,
             memory_limit=memory_limit,
             recycle_memory=recycle_memory,
-            output=output,
             retries=retries,
             cpu_affinity=cpu_affinity,
             threads_per_worker=threads_per_worker,
+            output=output,
             relay_logging=relay_logging,
         )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import signal
 from multiprocessing import ProcessError
-from typing import TypeVar
 
 __all__ = [
     "DeadlockError",
@@ -221,7 +220,9 @@ def worker_died(name: str, pid: int | None, exitcode: int | None, task: str, out
     message = f"{_worker(name, pid)} {_ending(exitcode)}"
     if task:
         message += f" while running {task}"
-    return _with_output(WorkerDied(message + _printed(output), pid=pid, exitcode=exitcode, task=task), output)
+    error = WorkerDied(message + _printed(output), pid=pid, exitcode=exitcode, task=task)
+    _note_output(error, output)
+    return error
 
 
 def poison_task(last: WorkerDied, attempts: int) -> PoisonTask:
@@ -229,7 +230,8 @@ def poison_task(last: WorkerDied, attempts: int) -> PoisonTask:
     message = f"{last.task or 'the task'} killed its worker in each of {attempts} attempts, and is not tried again; the last: {last}"
     error = PoisonTask(message, pid=last.pid, exitcode=last.exitcode, task=last.task, attempts=attempts)
     error.__cause__ = last
-    return _with_output(error, last.output)
+    _note_output(error, last.output)
+    return error
 
 
 def memory_limit_exceeded(
@@ -248,12 +250,15 @@ def memory_limit_exceeded(
         limit_bytes=limit_bytes,
         stack=stack,
     )
-    return _with_output(error, output)
+    _note_output(error, output)
+    return error
 
 
 def task_cancelled(task: str, output: str = "") -> TaskCancelled:
     """Builds the error of a task that was cancelled."""
-    return _with_output(TaskCancelled(f"{task or 'the task'} was cancelled", task=task), output)
+    error = TaskCancelled(f"{task or 'the task'} was cancelled", task=task)
+    _note_output(error, output)
+    return error
 
 
 def task_timeout(
@@ -278,7 +283,8 @@ def task_timeout(
         limit_seconds=limit_seconds,
         stack=stack,
     )
-    return _with_output(error, output)
+    _note_output(error, output)
+    return error
 
 
 def process_timeout(
@@ -382,13 +388,9 @@ def _printed(output: str) -> str:
     return f"; {'the end of what it' if len(end) < len(output) else 'it'} had printed:{_quoted(end)}"
 
 
-_Error = TypeVar("_Error", bound=ProcessError)
-
-
-def _with_output(error: _Error, output: str) -> _Error:
+def _note_output(error: WorkerDied | TaskTimeout | MemoryLimitExceeded | TaskCancelled, output: str) -> None:
     if output:
-        error.output = output  # type: ignore[attr-defined]
-    return error
+        error.output = output
 
 
 def _quoted(traceback_text: str) -> str:

@@ -22,6 +22,8 @@ STUBBED_SUBMODULES = {"context", "errors", "managers", "pool", "process", "share
 KNOWN_DIFFERENCES = (
     # Declared as a read-only property, but a subclass may have an attribute of that name.
     "procession.process._Controllable.state",
+    "procession.process._Controllable.timed_out",
+    "procession.process._Controllable.timeout_error",
     # Functions that stand as classes in the standard library's stub too, as people write them in annotations.
     "procession.JoinableQueue",
     "procession.Queue",
