@@ -61,6 +61,8 @@ daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/error.log;
 events {{ worker_connections 20000; }}
 http {{
   access_log off; keepalive_requests 1000000000; keepalive_timeout 600s;
+  client_body_temp_path {folder}; proxy_temp_path {folder}; fastcgi_temp_path {folder}; uwsgi_temp_path {folder};
+  scgi_temp_path {folder};
   server {{ listen 127.0.0.1:{port} backlog=8192; location / {{ return 200 "ok"; }} }}
 }}
 """
@@ -141,6 +143,8 @@ def main() -> None:
         with subprocess.Popen(command) as server:
             try:
                 time.sleep(0.5)
+                if server.poll() is not None:
+                    raise SystemExit("nginx did not start")
                 programs = contestants(folder, arguments.seconds, arguments.users)
                 figures: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
                 for _ in range(arguments.rounds):
