@@ -39,7 +39,7 @@ def begin(mode, name, lock):
 
 
 def _flush():
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__):
         try:
             stream.flush()
         except (AttributeError, OSError, ValueError):
