@@ -2,10 +2,14 @@
 
 import multiprocessing
 import multiprocessing.managers
+import os
+import signal
+import threading
+import time
 
 import pytest
 import tasks
-from harness import PATIENCE_SECONDS, pool_tests
+from harness import PATIENCE_SECONDS, pool_tests, promised_by_us_only
 
 import procession as mp
 import procession.managers
@@ -63,3 +67,96 @@ def test_manager_classes_are_the_standard_librarys_or_derived_from_them(context)
         assert type(manager.dict()) is multiprocessing.managers.DictProxy
         # What is registered with ours is not registered with theirs.
         assert multiprocessing.managers.SyncManager._registry["Pool"] != mp.managers.SyncManager._registry["Pool"]
+
+
+def take_and_die(lock, taken):
+    lock.acquire()
+    taken.set()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def take_and_wait(lock, taken, may_go):
+    lock.acquire()
+    taken.set()
+    may_go.wait(PATIENCE_SECONDS)
+    lock.release()
+
+
+def wait_for_it(lock):
+    lock.acquire()
+
+
+@promised_by_us_only
+@pytest.mark.parametrize("kind", ["Lock", "RLock", "Condition"])
+def test_a_client_that_is_killed_with_a_lock_leaves_it_to_the_next(context, kind):
+    with context.Manager() as manager:
+        lock, taken = getattr(manager, kind)(), manager.Event()
+        for _ in range(3):
+            taken.clear()
+            process = context.Process(target=take_and_die, args=(lock, taken))
+            process.start()
+            assert taken.wait(PATIENCE_SECONDS)
+            assert lock.acquire(True, PATIENCE_SECONDS)
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+            lock.release()
+        with pytest.raises((RuntimeError, ValueError)):
+            lock.release()
+
+
+@promised_by_us_only
+def test_a_client_that_is_killed_while_it_waits_takes_nothing_along(context):
+    with context.Manager() as manager:
+        lock = manager.Lock()
+        with lock:
+            process = context.Process(target=wait_for_it, args=(lock,))
+            process.start()
+            time.sleep(0.2)
+            process.kill()
+            process.join()
+        # The manager's thread may take it for the dead one first.
+        for _ in range(3):
+            assert lock.acquire(True, PATIENCE_SECONDS)
+            lock.release()
+
+
+def test_a_lock_of_a_living_client_is_never_taken_over(context):
+    with context.Manager() as manager:
+        lock, taken, may_go = manager.Lock(), manager.Event(), manager.Event()
+        process = context.Process(target=take_and_wait, args=(lock, taken, may_go))
+        process.start()
+        assert taken.wait(PATIENCE_SECONDS)
+        assert not lock.acquire(False)
+        assert not lock.acquire(True, 0.3)
+        may_go.set()
+        assert lock.acquire(True, PATIENCE_SECONDS)
+        process.join()
+        lock.release()
+
+
+def test_another_thread_may_release_a_managed_lock(context):
+    with context.Manager() as manager:
+        lock = manager.Lock()
+        for target in (lock.acquire, lock.release):
+            thread = threading.Thread(target=target)
+            thread.start()
+            thread.join()
+        assert lock.acquire(False)
+        assert not lock.acquire(True, 0.2)
+        lock.release()
+
+
+def test_managed_locks_refuse_what_threads_locks_refuse(context):
+    with context.Manager() as manager:
+        for lock in (manager.Lock(), manager.RLock()):
+            with pytest.raises(RuntimeError):
+                lock.release()
+        lock = manager.Lock()
+        with pytest.raises(ValueError, match="timeout"):
+            lock.acquire(False, 1)
+        with pytest.raises(ValueError, match="timeout"):
+            lock.acquire(True, -2)
+        recursive = manager.RLock()
+        assert recursive.acquire() and recursive.acquire(False)
+        recursive.release()
+        recursive.release()

@@ -190,13 +190,17 @@ def test_the_executor_has_it_too(start_method):
     assert error.output.startswith("about to die 1\n")
 
 
-def test_output_is_asked_for_when_there_is_none_yet(start_method):
+def test_there_is_no_output_before_the_task_has_ended(start_method):
     with open_pool(start_method, output="capture") as capture:
         result = capture.apply_async(output_tasks.say_and_sleep, (1,))
-        with pytest.raises(ValueError, match="not ready"):
-            result.output  # noqa: B018
+        many = capture.map_async(output_tasks.say_and_sleep, [2, 3], 1)
+        # Whoever looks at all that an object has (managers do) must get something.
+        assert (result.output, many.output, many.outputs) == ("", "", [])
         result.cancel()
-        assert isinstance(get(result), mp.TaskCancelled)
+        error = get(result)
+        assert isinstance(error, mp.TaskCancelled)
+        assert result.output == error.output
+        many.cancel()
 
 
 def test_a_wrong_mode_is_refused():

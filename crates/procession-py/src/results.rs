@@ -247,12 +247,12 @@ impl AsyncResult {
         let _former = self.outcome.with(py, |o| std::mem::replace(o, outcome));
     }
 
-    /// What was written: by each item of a map, in their order, or by the one task.
+    /// What was written: by each item of a map, in their order, or by the one task. Nothing before that has ended.
     fn texts(slf: &Bound<'_, Self>) -> PyResult<Vec<Py<PyAny>>> {
         let py = slf.py();
         let this = slf.get();
         if !Self::ready(slf) {
-            return Err(PyValueError::new_err(format!("{} not ready", slf.repr()?)));
+            return Ok(Vec::new());
         }
         this.settle(py);
         let nothing = || PyString::new(py, "").into_any().unbind();
@@ -454,10 +454,9 @@ impl AsyncResult {
         });
     }
 
-    /// What the task has written to its standard output and error, as text; empty without the pool's `output="capture"`.
-    /// Of a map, of all items in their order.
+    /// What the task has written to its standard output and error, as text; of a map, of all items in their order.
     ///
-    /// Raises `ValueError` if the task has not ended.
+    /// Empty before the task has ended, and without the pool's `output="capture"`.
     #[getter]
     fn output(slf: &Bound<'_, Self>) -> PyResult<Py<PyAny>> {
         let py = slf.py();
