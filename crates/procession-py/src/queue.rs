@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use procession::queue::{ByteQueue, Item, PutError, TakeError};
+use procession::queue::{Asked, ByteQueue, Item, PutError, TakeError};
 use procession::shm::{AllocError, Block};
+use procession::sync::waits::Deadlock;
 use procession::sync::Stir;
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -20,6 +21,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::codec::{EncodeError, Encoder, Reader, Receiver};
 use crate::gil::GilCell;
 use crate::pool::os_error;
+use crate::sync::{about_if_running, deadlock_error};
 
 /// A buffer that has grown beyond this is not kept for the next item.
 const KEPT_BYTES: usize = 1 << 20;
@@ -34,10 +36,14 @@ pub struct QueueBase {
     scratch: GilCell<Vec<Vec<u8>>>,
 }
 
+/// Who waits is found out if a wait lasts.
+const ASKED: Asked<'static> = Some(&about_if_running);
+
 /// Why a wait without the GIL ended.
 enum Stop {
     Interrupted,
     Put(PutError),
+    Deadlock(Deadlock),
     Garbled,
 }
 
@@ -50,6 +56,12 @@ impl From<PutError> for Stop {
 impl From<TakeError> for Stop {
     fn from(_: TakeError) -> Self {
         Stop::Garbled
+    }
+}
+
+impl From<Deadlock> for Stop {
+    fn from(deadlock: Deadlock) -> Self {
+        Stop::Deadlock(deadlock)
     }
 }
 
@@ -183,11 +195,13 @@ impl QueueBase {
         let began = Instant::now();
         let (bytes, blocks) = (&encoder.bytes, &encoder.blocks);
         loop {
-            let put = py.detach(|| queue.put(bytes, blocks, left(limit, began), &mut stop_on_signals));
+            let left = left(limit, began);
+            let put = py.detach(|| queue.put(bytes, blocks, left, &mut stop_on_signals, ASKED));
             match put {
                 Ok(put) => return Ok(put),
                 Err(Stop::Interrupted) => py.check_signals()?,
                 Err(Stop::Put(e)) => return Err(put_error(e)),
+                Err(Stop::Deadlock(deadlock)) => return Err(deadlock_error(py, &deadlock)),
                 Err(Stop::Garbled) => return Err(garbled()),
             }
         }
@@ -247,19 +261,23 @@ impl QueueBase {
         let began = Instant::now();
         loop {
             let taken = py.detach(|| {
-                queue.take(left(limit, began), &mut stop_on_signals, |item| {
-                    match keep(item, scratch) {
+                queue.take(
+                    left(limit, began),
+                    &mut stop_on_signals,
+                    ASKED,
+                    |item| match keep(item, scratch) {
                         Taken::Block(block, len) => Some((block, len)),
                         _ => None,
-                    }
-                })
+                    },
+                )
             });
             match taken {
                 Ok(Some(Some((block, len)))) => return Ok(Some(Taken::Block(block, len))),
                 Ok(Some(None)) => return Ok(Some(Taken::Copied)),
                 Ok(None) => return Ok(None),
                 Err(Stop::Interrupted) => py.check_signals()?,
-                Err(_) => return Err(garbled()),
+                Err(Stop::Deadlock(deadlock)) => return Err(deadlock_error(py, &deadlock)),
+                Err(Stop::Put(_) | Stop::Garbled) => return Err(garbled()),
             }
         }
     }
@@ -306,9 +324,10 @@ impl QueueBase {
         }
     }
 
-    /// Makes the queue's memory, for `capacity` items; None for as many as there is memory for.
-    fn _create(&self, capacity: Option<u32>) -> PyResult<()> {
+    /// Makes the queue's memory, for `capacity` items; None for as many as there is memory for. `name` is for errors.
+    fn _create(&self, capacity: Option<u32>, name: &str) -> PyResult<()> {
         let queue = ByteQueue::create(capacity).map_err(os_error)?;
+        queue.set_name(name);
         // Who calls `__init__` twice has the first queue.
         let _ = self.queue.set(Arc::new(queue));
         Ok(())
@@ -393,8 +412,9 @@ impl QueueBase {
     fn _join(&self, py: Python<'_>) -> PyResult<()> {
         let queue = self.queue()?;
         loop {
-            match py.detach(|| queue.join(None, &mut stop_on_signals)) {
+            match py.detach(|| queue.join(None, &mut stop_on_signals, ASKED)) {
                 Ok(_) => return Ok(()),
+                Err(Stop::Deadlock(deadlock)) => return Err(deadlock_error(py, &deadlock)),
                 Err(_) => py.check_signals()?,
             }
         }
