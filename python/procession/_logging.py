@@ -15,6 +15,8 @@ __all__ = ()
 # that no handler can hold up a task for good.
 _MOST_UNDER_WAY = 10_000
 _PATIENCE_SECONDS = 1.0
+# A wait with a time limit is never taken for a deadlock, whoever is left.
+_FOR_EVER_SECONDS = 1e9
 # How long the end of a pool waits for handlers when nobody has asked for all that was logged.
 _LAST_WORDS_SECONDS = 5.0
 
@@ -37,7 +39,7 @@ class Relay:
         while True:
             # One bad record, or a handler that raises, must not silence those behind it.
             try:
-                record = self.queue.get()
+                record = self.queue.get(timeout=_FOR_EVER_SECONDS)
                 if record is None:
                     return
                 logger = logging.getLogger(record.name)

@@ -193,15 +193,17 @@ class PoolTerminated(ProcessError):
 
 
 class DeadlockError(ProcessError):
-    """Locks are held and waited for in a circle: without this error those who wait would do so for ever.
+    """Some wait for each other, and for nobody else: without this error they would do so for ever.
 
-    It is raised in one of them, the one that came last. What it releases on its way out lets the others go on.
+    They hold locks and wait for them in a circle, wait for the end of processes, or for queues into which nobody else could
+    put anything, or out of which nobody else could take. The error is raised in one of them, the one that came last. What it
+    releases on its way out, or its end, lets the others go on.
 
     Attributes:
-        cycle: those who wait, each for the next and the last for the first, as dictionaries with the keys "process" (its
-            name), "pid", "thread" (the kernel's number), "place" (file and line, where it waits), "lock" (which lock, or
-            None if it waits for the end of a process) and "holder_pid" (who has that lock, or is that process). The first
-            one is where the error was raised.
+        cycle: those who wait, as dictionaries with the keys "process" (its name), "pid", "thread" (the kernel's number),
+            "place" (file and line, where it waits), "lock" (the lock that it waits for, or None), "queue" (the queue that it
+            waits for, or None; if both are None it waits for the end of a process) and "holder_pid" (who has that lock, or is
+            that process; None if it is a queue, which any of them could serve). The first one is where the error was raised.
     """
 
     def __init__(self, message: str = "", *, cycle: list[dict[str, object]] | None = None) -> None:
@@ -209,9 +211,11 @@ class DeadlockError(ProcessError):
         self.cycle = cycle or []
 
 
-def deadlock(message: str, members: list[tuple[str, int, int, str, str | None, int]]) -> DeadlockError:
+def deadlock(
+    message: str, members: list[tuple[str, int, int, str, str | None, str | None, int | None]]
+) -> DeadlockError:
     """Builds the error of a wait that is part of a deadlock."""
-    keys = ("process", "pid", "thread", "place", "lock", "holder_pid")
+    keys = ("process", "pid", "thread", "place", "lock", "queue", "holder_pid")
     return DeadlockError(message, cycle=[dict(zip(keys, member)) for member in members])
 
 

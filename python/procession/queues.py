@@ -7,10 +7,14 @@ memory when `put()` returns: what cannot be pickled is an error there, an item s
 A queue without a `maxsize` takes items as long as there is memory. One that is killed while it puts or gets leaves the queue
 as it was before or after; of a process that is killed when it has just got an item, that one item is lost with it.
 
+Who waits for a queue which nobody can serve any more, because all who have it wait for each other or have ended, gets
+`procession.DeadlockError`.
+
 Queues are passed to processes as arguments, to pools by `initargs`, or by inheritance, not through other queues.
 """
 
 import _multiprocessing
+import sys
 from multiprocessing import context as _context
 from multiprocessing import queues as _stdlib
 from multiprocessing import reduction as _reduction
@@ -24,6 +28,8 @@ __all__ = ["Queue", "SimpleQueue", "JoinableQueue"]
 def __getattr__(name):
     return getattr(_stdlib, name)
 
+
+_OURS = ("procession.", "multiprocessing.")
 
 # What stands for "no limit", as in the standard library: as many as its counter can count.
 _UNLIMITED = _multiprocessing.SemLock.SEM_VALUE_MAX
@@ -83,6 +89,13 @@ class _Passing:
         _context.assert_spawning(self)
         return _rebuild, (type(self), self._maxsize, *map(_reduction.DupFd, self._descriptors()))
 
+    def _named(self):
+        """What it is called in errors: by where the user's code makes it."""
+        frame = sys._getframe(2)
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(_OURS):
+            frame = frame.f_back
+        return f"{type(self).__name__} made at {frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno}"
+
     @property
     def _reader(self):
         return _ReadingEnd(self)
@@ -104,7 +117,7 @@ class Queue(_Passing, QueueBase, _stdlib.Queue):
 
     def __init__(self, maxsize=0, *, ctx):
         self._maxsize = maxsize if maxsize > 0 else _UNLIMITED
-        self._create(maxsize if 0 < maxsize < _UNLIMITED else None)
+        self._create(maxsize if 0 < maxsize < _UNLIMITED else None, self._named())
 
     def _refuse_closed(self):
         raise ValueError(f"Queue {self!r} is closed")
@@ -146,7 +159,7 @@ class SimpleQueue(_Passing, QueueBase, _stdlib.SimpleQueue):
     _maxsize = None
 
     def __init__(self, *, ctx):
-        self._create(None)
+        self._create(None, self._named())
 
     def _refuse_closed(self):
         raise OSError("handle is closed")

@@ -35,6 +35,7 @@ CLAIMS = {
     ),
     "a party is killed": "test_synchronize::test_barrier_breaks_if_a_party_is_killed_in_it_and_can_be_reset",
     "locks are held and waited for in a circle": "test_synchronize::test_locks_taken_crosswise_raise_in_one_of_the_two",
+    "all who could put something into a queue": "test_queue_deadlocks::test_two_who_wait_for_an_item_of_each_other_raise_in_one",
     "a process that has put items is joined": "test_queues::test_a_process_is_joined_before_anybody_has_fetched_its_items",
     "a process is killed right after `put()`": "test_queues::test_items_survive_their_killed_sender",
     "an item that cannot be pickled is put": (

@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use procession::queue::{ByteQueue, Item, PutError, TakeError};
+use procession::queue::{Asked, ByteQueue, Item, PutError, TakeError};
 use procession::shm::{AllocError, Block};
+use procession::sync::waits::Deadlock;
 use procession::sync::Stir;
 use pyo3::exceptions::{PyMemoryError, PyRuntimeError, PyValueError};
 use pyo3::intern;
@@ -20,7 +21,7 @@ use pyo3::types::{PyDict, PyTuple};
 use crate::codec::{EncodeError, Encoder, Reader, Receiver};
 use crate::gil::GilCell;
 use crate::pool::os_error;
-use crate::sync::stir;
+use crate::sync::{about_if_running, deadlock_error, stir};
 
 /// A buffer that has grown beyond this is not kept for the next item.
 const KEPT_BYTES: usize = 1 << 20;
@@ -37,10 +38,14 @@ pub struct QueueBase {
     scratch: GilCell<Vec<Vec<u8>>>,
 }
 
+/// Who waits is found out if a wait lasts.
+const ASKED: Asked<'static> = Some(&about_if_running);
+
 /// Why a wait without the GIL ended.
 enum Stop {
     Raised(PyErr),
     Put(PutError),
+    Deadlock(Deadlock),
     Garbled,
 }
 
@@ -56,11 +61,18 @@ impl From<TakeError> for Stop {
     }
 }
 
+impl From<Deadlock> for Stop {
+    fn from(deadlock: Deadlock) -> Self {
+        Stop::Deadlock(deadlock)
+    }
+}
+
 impl From<Stop> for PyErr {
     fn from(stop: Stop) -> Self {
         match stop {
             Stop::Raised(e) => e,
             Stop::Put(e) => put_error(e),
+            Stop::Deadlock(deadlock) => Python::attach(|py| deadlock_error(py, &deadlock)),
             Stop::Garbled => garbled(),
         }
     }
@@ -188,7 +200,7 @@ impl QueueBase {
         limit: Option<Duration>,
     ) -> PyResult<bool> {
         let (bytes, blocks) = (&encoder.bytes, &encoder.blocks);
-        Ok(py.detach(|| queue.put(bytes, blocks, limit, &mut stop_on_signals))?)
+        Ok(py.detach(|| queue.put(bytes, blocks, limit, &mut stop_on_signals, ASKED))?)
     }
 
     fn get_within<'py>(
@@ -243,9 +255,11 @@ impl QueueBase {
         limit: Option<Duration>,
     ) -> PyResult<Option<Taken<'py>>> {
         let taken = py.detach(|| {
-            queue.take(limit, &mut stop_on_signals, |item| match keep(item, scratch) {
-                Taken::Block(block, len) => Some((block, len)),
-                _ => None,
+            queue.take(limit, &mut stop_on_signals, ASKED, |item| {
+                match keep(item, scratch) {
+                    Taken::Block(block, len) => Some((block, len)),
+                    _ => None,
+                }
             })
         })?;
         Ok(taken.map(|block| match block {
@@ -297,9 +311,10 @@ impl QueueBase {
         }
     }
 
-    /// Makes the queue's memory, for `capacity` items; None for as many as there is memory for.
-    fn _create(&self, capacity: Option<u32>) -> PyResult<()> {
+    /// Makes the queue's memory, for `capacity` items; None for as many as there is memory for. `name` is for errors.
+    fn _create(&self, capacity: Option<u32>, name: &str) -> PyResult<()> {
         let queue = ByteQueue::create(capacity).map_err(os_error)?;
+        queue.set_name(name);
         // Who calls `__init__` twice has the first queue.
         let _ = self.queue.set(Arc::new(queue));
         Ok(())
@@ -389,7 +404,7 @@ impl QueueBase {
     /// Waits until all items are reported as done.
     fn _join(&self, py: Python<'_>) -> PyResult<()> {
         let queue = self.queue()?;
-        py.detach(|| queue.join(None, &mut stop_on_signals))?;
+        py.detach(|| queue.join(None, &mut stop_on_signals, ASKED))?;
         Ok(())
     }
 }

@@ -5,6 +5,7 @@
 mod support;
 
 use procession::os::process as os;
+use procession::queue::{Queue, QueueError};
 use procession::sync::{Condition, Mutex, Semaphore, SharedLock};
 use procession::{current, fork, Fork, Process};
 use std::io::Write;
@@ -169,6 +170,88 @@ const SCENARIOS: &[Scenario] = &[
             }
         },
         output: "1",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "queue_that_nobody_else_has_is_a_deadlock_and_one_that_a_thread_has_is_none",
+        program: || {
+            let queue = Queue::<u32>::new().unwrap();
+            let Err(QueueError::Deadlock(deadlock)) = queue.get() else {
+                panic!("nobody could have put anything");
+            };
+            assert!(
+                deadlock.to_string().contains("Queue made at single_threaded.rs:"),
+                "{deadlock}"
+            );
+            assert!(
+                deadlock.to_string().ends_with(", which no other process has"),
+                "{deadlock}"
+            );
+            let sender = queue.clone();
+            let thread = std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(1500));
+                sender.put(&7).unwrap();
+            });
+            print!("{} {}", deadlock.members.len(), queue.get().unwrap());
+            thread.join().unwrap();
+        },
+        output: "1 7",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "processes_that_wait_for_queues_of_each_other_are_a_deadlock",
+        program: || {
+            let (one, two) = (Queue::<u32>::new().unwrap(), Queue::<u32>::new().unwrap());
+            let (take, give) = (one.clone(), two.clone());
+            let process = Process::new(move || match take.get() {
+                Err(QueueError::Deadlock(deadlock)) => give.put(&(deadlock.members.len() as u32)).unwrap(),
+                item => give.put(&item.unwrap()).unwrap(),
+            });
+            process.start().unwrap();
+            match two.get() {
+                Err(QueueError::Deadlock(deadlock)) => {
+                    one.put(&(deadlock.members.len() as u32)).unwrap();
+                    print!("{} ", two.get().unwrap());
+                }
+                item => print!("{} ", item.unwrap()),
+            }
+            print!("{}", process.join().unwrap().success());
+        },
+        output: "2 true",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "joined_process_that_waits_for_room_is_told_of_the_deadlock",
+        program: || {
+            let queue = Queue::bounded(1).unwrap();
+            queue.put(&1).unwrap();
+            let sender = queue.clone();
+            let process = Process::new(move || match sender.put(&2) {
+                Err(QueueError::Deadlock(deadlock)) => print!("{} ", deadlock.members.len()),
+                put => panic!("{put:?}"),
+            });
+            process.start().unwrap();
+            print!("{}", process.join().unwrap().success());
+            assert_eq!(queue.get().unwrap(), 1);
+        },
+        output: "2 true",
+        exit_code: 0,
+    },
+    Scenario {
+        name: "queue_that_one_has_who_sleeps_is_no_deadlock",
+        program: || {
+            let queue = Queue::<u32>::new().unwrap();
+            let sender = queue.clone();
+            let process = Process::new(move || {
+                // Whoever sleeps may put something afterwards.
+                std::thread::sleep(Duration::from_millis(1500));
+                sender.put(&8).unwrap();
+            });
+            process.start().unwrap();
+            print!("{}", queue.get().unwrap());
+            process.join().unwrap();
+        },
+        output: "8",
         exit_code: 0,
     },
     Scenario {

@@ -17,4 +17,4 @@ pub use lock::LockBase;
 pub use semaphore::SemaphoreBase;
 pub use value::SynchronizedValue;
 pub use wait_queue::WaitQueue;
-pub use waiting::{stir, wait_for_process, ProcessWait};
+pub use waiting::{about_if_running, deadlock_error, stir, wait_for_process, ProcessWait};

@@ -2,7 +2,8 @@
 
 use std::sync::Mutex;
 
-use procession::sync::waits::{About, Deadlock, Waiting};
+use procession::os::process::{heeded_signals, SIGINT};
+use procession::sync::waits::{About, Deadlock, For, Waiting};
 use procession::sync::{Identity, Stir};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -22,11 +23,35 @@ pub fn stir(now: Stir) -> PyResult<()> {
 
 /// Who waits, and where.
 pub fn about() -> About {
-    Python::attach(|py| About {
+    Python::attach(about_now)
+}
+
+/// The same; of a thread that outlives the interpreter nobody needs to know.
+pub fn about_if_running() -> About {
+    Python::try_attach(about_now).unwrap_or_default()
+}
+
+fn about_now(py: Python<'_>) -> About {
+    About {
         process: process_name(py).unwrap_or_else(|_| "a process".into()),
         place: place(py).unwrap_or_default(),
         what: String::new(),
-    })
+        deaf_to_signals: is_deaf(py).unwrap_or(false),
+    }
+}
+
+/// Whether no handler of a signal runs the user's code. Ctrl-C is none: it ends what it interrupts.
+fn is_deaf(py: Python<'_>) -> PyResult<bool> {
+    let heeded = heeded_signals();
+    if heeded.iter().any(|&signal| signal != SIGINT) {
+        return Ok(false);
+    }
+    if heeded.is_empty() {
+        return Ok(true);
+    }
+    let signals = py.import(intern!(py, "signal"))?;
+    let handler = signals.call_method1(intern!(py, "getsignal"), (SIGINT,))?;
+    Ok(handler.is(&signals.getattr(intern!(py, "default_int_handler"))?))
 }
 
 fn process_name(py: Python<'_>) -> PyResult<String> {
@@ -69,13 +94,19 @@ pub fn deadlock_error(py: Python<'_>, deadlock: &Deadlock) -> PyErr {
         .members
         .iter()
         .map(|m| {
-            let what = (!m.joins).then_some(&m.about.what);
+            let what = Some(&m.about.what);
+            let (lock, queue) = match m.what_for {
+                For::Lock { .. } => (what, None),
+                For::Process => (None, None),
+                For::Item | For::Room | For::Done => (None, what),
+            };
             (
                 &m.about.process,
                 m.pid,
                 m.thread,
                 &m.about.place,
-                what,
+                lock,
+                queue,
                 m.holder_pid,
             )
         })
@@ -112,11 +143,12 @@ impl ProcessWait {
     }
 }
 
-/// Says that the calling thread waits for the end of this process, without a time limit, so that a lock which it holds and
-/// that process waits for is found to be a deadlock. None if this process has no locks that could be part of one.
+/// Says that the calling thread waits for the end of this process, without a time limit, so that it is found to be a deadlock
+/// if that process waits for a lock that the caller holds, or a queue that it alone could serve. None if this process has
+/// no locks and no queues.
 #[pyfunction]
 pub fn wait_for_process(pid: u32) -> Option<ProcessWait> {
-    if procession::sync::memory::mapped_chunks().is_empty() {
+    if !procession::sync::waits::may_wait() {
         return None;
     }
     let waiting = Waiting::for_process(pid, &about())?;

@@ -6,6 +6,7 @@
 mod build_id;
 mod cpus;
 mod exit_status;
+mod holders;
 mod proc_stat;
 mod signals;
 mod stack_signal;
@@ -21,6 +22,10 @@ use std::time::Instant;
 pub use build_id::build_id;
 pub use cpus::{available_cpus, cgroup_cpus};
 pub use exit_status::ExitStatus;
+pub use holders::{
+    all_processes, began_before, heeded_signals, is_a_strangers, mapped_inodes_of, memories_of,
+    read_memory_of, undisturbed_threads_of, FileId, Home, Memory, Sight,
+};
 pub(crate) use proc_stat::ProcStat;
 pub use signals::{
     block_all_signals, clear_signal_mask, end_at_alarm, has_signal_handler, ignore_signal,

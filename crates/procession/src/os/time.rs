@@ -35,7 +35,7 @@ pub fn coarse_monotonic_ns() -> u64 {
 }
 
 /// Seconds since the machine was started, its sleep included: the clock by which the kernel tells when processes began.
-pub(super) fn since_boot_seconds() -> f64 {
+pub fn since_boot_seconds() -> f64 {
     let mut t = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

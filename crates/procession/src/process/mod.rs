@@ -69,10 +69,12 @@ mod tree;
 
 use crate::error::{Error, Kind, Result};
 use crate::os::process::{self as os, ExitStatus};
+use crate::sync::waits::{self, About, Waiting};
 use family::{family, lock};
 use keeper::Overtime;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -89,6 +91,9 @@ pub use outcome::Outcome;
 pub use task::Task;
 #[doc(hidden)]
 pub use task::{Callable, TaskEntry, TASKS};
+
+/// A wait for the end of a process that takes longer is entered among those in which deadlocks are looked for.
+const JOIN_IN_SILENCE: Duration = Duration::from_millis(50);
 
 /// One process: what it will run, is running, or has run.
 ///
@@ -442,7 +447,17 @@ impl Process {
     ///
     /// If it was not started, or not by this process; if somebody else has taken its exit status
     /// ([`is_status_lost`](Error::is_status_lost)).
+    #[track_caller]
     pub fn join(&self) -> Result<ExitStatus> {
+        let place = Location::caller();
+        if let Some(status) = self.join_timeout(JOIN_IN_SILENCE)? {
+            return Ok(status);
+        }
+        // It takes a while, so others may see that we wait: for what the process may wait for in turn.
+        let _waiting = self
+            .pid()
+            .filter(|_| waits::may_wait())
+            .and_then(|pid| Waiting::for_process(pid, &About::here(place)));
         loop {
             if let Some(ending) = self.0.wait(None)? {
                 return self.0.status(ending);

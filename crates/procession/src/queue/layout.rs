@@ -1,13 +1,14 @@
 //! What lies where in a queue's memory.
 
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::bell::Bell;
-use crate::os::memory::PAGE_BYTES;
 use crate::shm::ArenaPlan;
+use crate::sync::waits::{Origin, QUEUE_MAGIC, TABLE_AT, TABLE_END};
 use crate::sync::RawLock;
 
-pub const MAGIC: u64 = u64::from_le_bytes(*b"prcqueu1");
+pub const MAGIC: u64 = QUEUE_MAGIC;
 /// Records begin at multiples of this, and positions count in it.
 pub const UNIT_BYTES: usize = 16;
 pub const SEGMENT_BYTES: usize = 64 * 1024;
@@ -33,6 +34,9 @@ pub struct Header {
     pub polled: AtomicU32,
     /// From so many bytes in blocks on, somebody looks for those that the dead have left.
     pub sweep_at_bytes: AtomicU64,
+    pub origin: Origin,
+    /// What it is called in errors.
+    pub name: [AtomicU64; NAME_WORDS],
     pub put_lock: Line<RawLock>,
     pub get_lock: Line<RawLock>,
     /// Where the next record goes, and how many were put. Changed under `put_lock`.
@@ -49,7 +53,9 @@ pub struct Header {
     pub all_done: Line<Bell>,
 }
 
-const _: () = assert!(size_of::<Header>() <= PAGE_BYTES);
+pub const NAME_WORDS: usize = 8;
+
+const _: () = assert!(size_of::<Header>() <= TABLE_AT && offset_of!(Header, origin) == Origin::AT);
 
 /// A position in the stream of records and a number of items, which change together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +150,8 @@ pub struct Plan {
 
 impl Plan {
     pub fn new(class_bytes: u64) -> Plan {
-        let table = PAGE_BYTES;
+        // Behind the header and the table of those who wait.
+        let table = TABLE_END;
         let arena = ArenaPlan::new((table + SEGMENTS as usize * 4) as u64, class_bytes);
         let end = arena.end();
         Plan { table, arena, end }

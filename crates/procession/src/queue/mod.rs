@@ -15,7 +15,8 @@ use std::{fmt, io};
 use self::bell::Bell;
 use self::layout::{
     next_segment, offset_of, segment_of, Header, Mark, Plan, RecordWord, MAGIC, MOST_BLOCKS,
-    MOST_INLINE_BYTES, MOST_LEN, RECORD_WORD_BYTES, SEGMENTS, SEGMENT_BYTES, SEGMENT_UNITS, UNIT_BYTES,
+    MOST_INLINE_BYTES, MOST_LEN, NAME_WORDS, RECORD_WORD_BYTES, SEGMENTS, SEGMENT_BYTES, SEGMENT_UNITS,
+    UNIT_BYTES,
 };
 use crate::connection::Spin;
 use crate::os::event::Event;
@@ -23,7 +24,9 @@ use crate::os::futex::{self, Waited};
 use crate::os::memory::{create_sealed, is_out_of_descriptors, Mapping, PAGE_BYTES};
 use crate::os::time;
 use crate::shm::{AllocError, Arena, Block, Owner};
-use crate::sync::{Identity, Pace, RawLock, Stir};
+use crate::sync::memory::remember_awaited;
+use crate::sync::waits::{About, Awaited, Deadlock, For, WaitTable, TABLE_AT, TABLE_END};
+use crate::sync::{ChangeWatch, Identity, Pace, RawLock, Stir};
 
 pub use typed::{Queue, QueueError};
 
@@ -64,6 +67,9 @@ pub enum TakeError {
 /// survives whoever put it.
 pub struct ByteQueue {
     mapping: Arc<Mapping>,
+    board: Arc<dyn Awaited>,
+    /// The process because of which the last long wait here was no deadlock.
+    witness: AtomicU32,
     arena: Arc<Arena>,
     plan: Plan,
     event: Event,
@@ -79,6 +85,37 @@ impl fmt::Debug for ByteQueue {
             .finish_non_exhaustive()
     }
 }
+
+impl fmt::Display for ByteQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            name if name.is_empty() => f.write_str("queue"),
+            name => f.write_str(&name),
+        }
+    }
+}
+
+/// The queue's memory as that in which it is written who waits for it.
+#[derive(Debug)]
+struct Board(Arc<Mapping>);
+
+impl Awaited for Board {
+    fn waits(&self) -> &WaitTable {
+        // SAFETY: the plan leaves room for the table there, at a page's begin, and all of it are atomics, which may have any
+        // bits.
+        unsafe { self.0.start().add(TABLE_AT).cast::<WaitTable>().as_ref() }
+    }
+
+    fn prepare(&self) -> bool {
+        self.0
+            .allocate(TABLE_AT as u64, (TABLE_END - TABLE_AT) as u64)
+            .is_ok()
+    }
+}
+
+/// Has a wait without a time limit say who waits, and where, if it lasts: then a deadlock that it is part of is found. `None`
+/// for waits in which none is looked for.
+pub type Asked<'a> = Option<&'a dyn Fn() -> About>;
 
 /// Holds a lock until the end of a scope.
 struct Held<'a> {
@@ -127,6 +164,7 @@ impl ByteQueue {
             .capacity
             .store(capacity.unwrap_or(u32::MAX).max(1), Ordering::Relaxed);
         header.sweep_at_bytes.store(IDLE_CAP_BYTES, Ordering::Relaxed);
+        header.origin.made();
         // Sync point *queue is made*: pairs with the load in `open`.
         header.magic.store(MAGIC, Ordering::Release);
         Ok(queue)
@@ -159,12 +197,17 @@ impl ByteQueue {
         if plan.end != mapping.len() as u64 {
             return Err(refuse());
         }
+        header.origin.opened();
         Ok(Self::over(mapping, plan, Event::from_fd(event)))
     }
 
     fn over(mapping: Mapping, plan: Plan, event: Event) -> ByteQueue {
         let mapping = Arc::new(mapping);
+        let board: Arc<dyn Awaited> = Arc::new(Board(mapping.clone()));
+        remember_awaited(Arc::downgrade(&board));
         ByteQueue {
+            board,
+            witness: AtomicU32::new(0),
             arena: Arc::new(Arena::new(mapping.clone(), plan.arena.clone(), IDLE_CAP_BYTES)),
             mapping,
             plan,
@@ -172,6 +215,29 @@ impl ByteQueue {
             spin_for_items: Spin::new(),
             spin_for_room: Spin::new(),
         }
+    }
+
+    /// Gives it a name for errors, of which the last 64 bytes are kept.
+    pub fn set_name(&self, name: &str) {
+        let mut bytes = [0u8; NAME_WORDS * 8];
+        let mut from = name.len().saturating_sub(bytes.len());
+        while !name.is_char_boundary(from) {
+            from += 1;
+        }
+        bytes[..name.len() - from].copy_from_slice(&name.as_bytes()[from..]);
+        for (word, bytes) in self.header().name.iter().zip(bytes.as_chunks::<8>().0) {
+            word.store(u64::from_ne_bytes(*bytes), Ordering::Relaxed);
+        }
+    }
+
+    /// The name that it was given, by whichever process.
+    pub fn name(&self) -> String {
+        let words = self.header().name.iter();
+        let bytes: Vec<u8> = words
+            .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+            .take_while(|&byte| byte != 0)
+            .collect();
+        String::from_utf8_lossy(&bytes).into_owned()
     }
 
     /// The descriptors to be passed to a process that [`open`](ByteQueue::open)s the queue: its memory and its event.
@@ -267,37 +333,100 @@ impl ByteQueue {
         Ok(lock.lock(me, false, limit, stir)?.map(|_| Held { lock, me }))
     }
 
-    /// Waits until `ready`; false when the time was over first.
-    fn wait<E>(
+    /// What a wait for an item, for room, or until all is done sees.
+    fn is_ready(&self, what_for: For) -> bool {
+        match what_for {
+            For::Item => !self.is_empty(),
+            For::Room => !self.is_full(),
+            _ => self.unfinished() == 0,
+        }
+    }
+
+    /// The word without a change of which such a wait does not end, and what it says; `None` if the wait is over. Each of
+    /// them only ever grows, so it is changed for good.
+    fn unchanged(&self, what_for: For) -> Option<(u64, u64)> {
+        let header = self.header();
+        let (head, tail) = (header.head.0.as_ptr(), header.tail.0.as_ptr());
+        let (address, value) = match what_for {
+            For::Item => {
+                let value = header.tail.0.load(Ordering::Acquire);
+                (
+                    tail.cast::<u8>(),
+                    (header.head.0.load(Ordering::Acquire) == value).then_some(value),
+                )
+            }
+            For::Room => {
+                let value = header.head.0.load(Ordering::Acquire);
+                let items = self.tail().items.wrapping_sub(Mark::unpack(value).items);
+                let is_full = items >= header.capacity.load(Ordering::Relaxed);
+                (head.cast::<u8>(), is_full.then_some(value))
+            }
+            _ => {
+                let value = header.done.0.load(Ordering::Acquire);
+                // It is read as a longer word: the rest of its line is zero.
+                let mut bytes = [0; 8];
+                bytes[..4].copy_from_slice(&value.to_ne_bytes());
+                let word = (self.tail().items != value).then_some(u64::from_ne_bytes(bytes));
+                (header.done.0.as_ptr().cast::<u8>(), word)
+            }
+        };
+        let offset = address.addr() - self.mapping.start().as_ptr().addr();
+        Some((offset as u64, value?))
+    }
+
+    fn watch<'a>(
+        &'a self,
+        what_for: For,
+        limit: Option<Duration>,
+        asked: Asked<'a>,
+    ) -> Option<ChangeWatch<'a>> {
+        match (limit, asked) {
+            (None, Some(about)) => Some(ChangeWatch::new(&self.board, what_for, &self.witness, about)),
+            _ => None,
+        }
+    }
+
+    /// Waits until it is ready for that; false when the time was over first.
+    fn wait<E: From<Deadlock>>(
         &self,
+        what_for: For,
         bell: &Bell,
         spin: Option<&Spin>,
         pace: &Pace,
         stir: &mut dyn FnMut(Stir) -> Result<(), E>,
-        ready: &dyn Fn() -> bool,
+        watch: &mut Option<ChangeWatch<'_>>,
     ) -> Result<bool, E> {
-        if ready() || spin.is_some_and(|spin| spin.until(ready)) {
+        let ready = || self.is_ready(what_for);
+        if ready() || spin.is_some_and(|spin| spin.until(&ready)) {
             return Ok(true);
         }
         loop {
             let word = bell.prepare();
             if ready() {
-                return Ok(true);
+                break;
             }
             let Some(slice) = pace.slice() else {
                 return Ok(false);
             };
             let waited = futex::wait(bell.word(), word, Some(slice));
             if ready() {
-                return Ok(true);
+                break;
             }
             if waited != Waited::Woken {
                 stir(Stir {
                     waited: pace.waited(),
                     interrupted: waited == Waited::Interrupted,
                 })?;
+                if let Some(watch) = watch {
+                    watch.look(pace.waited(), &|| self.unchanged(what_for), &|| self.to_string())?;
+                }
             }
         }
+        // Whoever goes on from here may take what another one waits for: it must not be seen as waiting itself any more.
+        if let Some(watch) = watch {
+            watch.leave();
+        }
+        Ok(true)
     }
 
     /// The other side can only hurry while we stay awake if it is on another CPU.
@@ -324,22 +453,24 @@ impl ByteQueue {
     /// Puts an item; waits for room, for `limit` at most: false if the time was over.
     ///
     /// A queue without a capacity has room at all times; then the limit does not matter. `stir` is called from time to time
-    /// and after signals; an error of it ends the wait.
+    /// and after signals; an error of it ends the wait. `asked`: see [`Asked`].
     ///
     /// # Errors
-    /// What `stir` returned, or the reason why the item can never be put. The blocks are still the caller's then, as they are
+    /// What `stir` returned, a deadlock that the wait is part of, or the reason why the item can never be put. The blocks are still the caller's then, as they are
     /// after false.
-    pub fn put<E: From<PutError>>(
+    pub fn put<E: From<PutError> + From<Deadlock>>(
         &self,
         data: &[u8],
         blocks: &[Block],
         limit: Option<Duration>,
         stir: &mut dyn FnMut(Stir) -> Result<(), E>,
+        asked: Asked<'_>,
     ) -> Result<bool, E> {
         let header = self.header();
         let limit = if self.capacity().is_none() { None } else { limit };
         let long = self.store_long(data)?;
         let pace = Pace::begin_without_owner(limit);
+        let mut watch = self.watch(For::Room, limit, asked);
         loop {
             let left = limit.map(|limit| limit.saturating_sub(pace.waited()).max(LOCK_PATIENCE));
             let Some(held) = Self::hold(&header.put_lock.0, left, stir)? else {
@@ -357,7 +488,7 @@ impl ByteQueue {
                 Err(e) => return Err(e.into()),
             }
             let spin = Self::if_elsewhere(&self.spin_for_room, &header.get_cpu.0);
-            if !self.wait(&header.room.0, spin, &pace, stir, &|| !self.is_full())? {
+            if !self.wait(For::Room, &header.room.0, spin, &pace, stir, &mut watch)? {
                 return Ok(false);
             }
         }
@@ -522,18 +653,20 @@ impl ByteQueue {
     /// Takes the next item; waits for one, for `limit` at most: `None` if the time was over.
     ///
     /// # Errors
-    /// What `stir` returned, or [`TakeError::Garbled`].
-    pub fn take<R, E: From<TakeError>>(
+    /// What `stir` returned, a deadlock that the wait is part of, or [`TakeError::Garbled`].
+    pub fn take<R, E: From<TakeError> + From<Deadlock>>(
         &self,
         limit: Option<Duration>,
         stir: &mut dyn FnMut(Stir) -> Result<(), E>,
+        asked: Asked<'_>,
         receive: impl FnOnce(Item<'_>) -> R,
     ) -> Result<Option<R>, E> {
         let header = self.header();
         let pace = Pace::begin_without_owner(limit);
+        let mut watch = self.watch(For::Item, limit, asked);
         loop {
             let spin = Self::if_elsewhere(&self.spin_for_items, &header.put_cpu.0);
-            if !self.wait(&header.items.0, spin, &pace, stir, &|| !self.is_empty())? {
+            if !self.wait(For::Item, &header.items.0, spin, &pace, stir, &mut watch)? {
                 return Ok(None);
             }
             let left = limit.map(|limit| limit.saturating_sub(pace.waited()).max(LOCK_PATIENCE));
@@ -678,15 +811,17 @@ impl ByteQueue {
     /// Waits until all items that were put are reported as done; false if the time was over first.
     ///
     /// # Errors
-    /// What `stir` returned.
-    pub fn join<E>(
+    /// What `stir` returned, or a deadlock that the wait is part of.
+    pub fn join<E: From<Deadlock>>(
         &self,
         limit: Option<Duration>,
         stir: &mut dyn FnMut(Stir) -> Result<(), E>,
+        asked: Asked<'_>,
     ) -> Result<bool, E> {
         let pace = Pace::begin_without_owner(limit);
         let bell = &self.header().all_done.0;
-        self.wait(bell, None, &pace, stir, &|| self.unfinished() == 0)
+        let mut watch = self.watch(For::Done, limit, asked);
+        self.wait(For::Done, bell, None, &pace, stir, &mut watch)
     }
 
     // --- the event -------------------------------------------------------------------------------------------------

@@ -21,14 +21,14 @@ impl From<TakeError> for Failure {
 }
 
 fn put(queue: &ByteQueue, data: &[u8]) {
-    let put = queue.put::<Failure>(data, &[], None, &mut |_| Ok(()));
+    let put = queue.put::<Failure>(data, &[], None, &mut |_| Ok(()), None);
     assert!(put.unwrap());
 }
 
 fn take(queue: &ByteQueue, limit: Duration) -> Option<Vec<u8>> {
     let copy = |item: Item<'_>| (item.data.to_vec(), item.data_block);
     let (data, block) = queue
-        .take::<_, Failure>(Some(limit), &mut |_| Ok(()), copy)
+        .take::<_, Failure>(Some(limit), &mut |_| Ok(()), None, copy)
         .unwrap()?;
     if let Some(block) = block {
         assert!(queue.arena().free(block, ByteQueue::owner()));
@@ -86,7 +86,9 @@ fn a_full_queue_refuses_or_waits_and_an_empty_one_too() {
     assert!(matches!(queue.try_put(b"3", &[]), Err(PutError::Full)));
     let limit = Some(Duration::from_millis(20));
     let pace = Pace::begin(None);
-    assert!(!queue.put::<Failure>(b"3", &[], limit, &mut |_| Ok(())).unwrap());
+    assert!(!queue
+        .put::<Failure>(b"3", &[], limit, &mut |_| Ok(()), None)
+        .unwrap());
     assert!(pace.waited() >= Duration::from_millis(20));
     std::thread::scope(|scope| {
         scope.spawn(|| put(&queue, b"3"));
@@ -127,11 +129,11 @@ fn joining_waits_for_every_item_to_be_done() {
     put(&queue, b"1");
     put(&queue, b"2");
     let limit = Some(Duration::from_millis(5));
-    assert!(!queue.join::<Failure>(limit, &mut |_| Ok(())).unwrap());
+    assert!(!queue.join::<Failure>(limit, &mut |_| Ok(()), None).unwrap());
     assert!(queue.task_done());
     std::thread::scope(|scope| {
         scope.spawn(|| assert!(queue.task_done()));
-        assert!(queue.join::<Failure>(None, &mut |_| Ok(())).unwrap());
+        assert!(queue.join::<Failure>(None, &mut |_| Ok(()), None).unwrap());
     });
     assert!(!queue.task_done());
 }

@@ -1,9 +1,9 @@
 //! The queue for Rust: any value that serde can write and read.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::{ByteQueue, PutError, TakeError};
 use crate::shm::AllocError;
+use crate::sync::waits::{About, Deadlock};
 
 /// Why a [`Queue`]'s call failed.
 #[derive(Debug)]
@@ -27,6 +28,8 @@ pub enum QueueError {
     Broken(&'static str),
     /// As many items were reported as done as were put.
     TooManyDone,
+    /// The wait would never have ended: all who could end it wait themselves.
+    Deadlock(Deadlock),
 }
 
 impl fmt::Display for QueueError {
@@ -37,6 +40,7 @@ impl fmt::Display for QueueError {
             QueueError::Memory(e) => write!(f, "the queue has no memory for the item: {e}"),
             QueueError::Broken(what) => write!(f, "{what}"),
             QueueError::TooManyDone => write!(f, "task_done() was called more often than items were put"),
+            QueueError::Deadlock(deadlock) => deadlock.fmt(f),
         }
     }
 }
@@ -63,9 +67,9 @@ impl From<TakeError> for QueueError {
     }
 }
 
-impl From<Infallible> for QueueError {
-    fn from(never: Infallible) -> Self {
-        match never {}
+impl From<Deadlock> for QueueError {
+    fn from(deadlock: Deadlock) -> Self {
+        QueueError::Deadlock(deadlock)
     }
 }
 
@@ -115,21 +119,26 @@ impl<T> Queue<T> {
     ///
     /// # Errors
     /// When the system has no descriptor or no memory left.
+    #[track_caller]
     pub fn new() -> io::Result<Self> {
-        Self::over(None)
+        Self::over(None, Location::caller())
     }
 
     /// A queue for up to `capacity` items (at least one): [`put`](Queue::put) waits while it is full.
     ///
     /// # Errors
     /// As of [`new`](Queue::new).
+    #[track_caller]
     pub fn bounded(capacity: u32) -> io::Result<Self> {
-        Self::over(Some(capacity))
+        Self::over(Some(capacity), Location::caller())
     }
 
-    fn over(capacity: Option<u32>) -> io::Result<Self> {
+    fn over(capacity: Option<u32>, place: &Location<'_>) -> io::Result<Self> {
+        let bytes = ByteQueue::create(capacity)?;
+        let file = place.file().rsplit('/').next().unwrap_or_default();
+        bytes.set_name(&format!("Queue made at {file}:{}", place.line()));
         Ok(Queue {
-            bytes: Arc::new(ByteQueue::create(capacity)?),
+            bytes: Arc::new(bytes),
             _values: PhantomData,
         })
     }
@@ -156,8 +165,16 @@ impl<T> Queue<T> {
     }
 
     /// Waits until every item that was put is reported as done.
-    pub fn join(&self) {
-        let Ok(_) = self.bytes.join(None, &mut |_| Ok::<(), Infallible>(()));
+    ///
+    /// # Errors
+    /// [`QueueError::Deadlock`].
+    #[track_caller]
+    pub fn join(&self) -> Result<(), QueueError> {
+        let place = Location::caller();
+        let asked = || About::here(place);
+        self.bytes
+            .join::<QueueError>(None, &mut |_| Ok(()), Some(&asked))
+            .map(drop)
     }
 }
 
@@ -165,22 +182,27 @@ impl<T: Serialize> Queue<T> {
     /// Puts a value; waits for room, if the queue is bounded.
     ///
     /// # Errors
-    /// When the value cannot be written, or there is no memory for it.
+    /// When the value cannot be written, there is no memory for it, or the wait for room would never end.
+    #[track_caller]
     pub fn put(&self, value: &T) -> Result<(), QueueError> {
-        self.put_within(value, None)
+        self.put_within(value, None, Location::caller())
     }
 
     /// The same, for `limit` at most.
     ///
     /// # Errors
     /// [`QueueError::Timeout`] also.
+    #[track_caller]
     pub fn put_timeout(&self, value: &T, limit: Duration) -> Result<(), QueueError> {
-        self.put_within(value, Some(limit))
+        self.put_within(value, Some(limit), Location::caller())
     }
 
-    fn put_within(&self, value: &T, limit: Option<Duration>) -> Result<(), QueueError> {
+    fn put_within(&self, value: &T, limit: Option<Duration>, place: &Location<'_>) -> Result<(), QueueError> {
         let data = postcard::to_allocvec(value).map_err(QueueError::Value)?;
-        let put = self.bytes.put::<QueueError>(&data, &[], limit, &mut |_| Ok(()))?;
+        let asked = || About::here(place);
+        let put = self
+            .bytes
+            .put::<QueueError>(&data, &[], limit, &mut |_| Ok(()), Some(&asked))?;
         put.then_some(()).ok_or(QueueError::Timeout)
     }
 }
@@ -189,23 +211,27 @@ impl<T: DeserializeOwned> Queue<T> {
     /// Takes the next value; waits for one.
     ///
     /// # Errors
-    /// When the bytes are no `T`.
+    /// When the bytes are no `T`, or the wait would never end.
+    #[track_caller]
     pub fn get(&self) -> Result<T, QueueError> {
-        self.get_within(None)
+        self.get_within(None, Location::caller())
     }
 
     /// The same, for `limit` at most.
     ///
     /// # Errors
     /// [`QueueError::Timeout`] also.
+    #[track_caller]
     pub fn get_timeout(&self, limit: Duration) -> Result<T, QueueError> {
-        self.get_within(Some(limit))
+        self.get_within(Some(limit), Location::caller())
     }
 
-    fn get_within(&self, limit: Option<Duration>) -> Result<T, QueueError> {
-        let taken = self.bytes.take::<_, QueueError>(limit, &mut |_| Ok(()), |item| {
-            (item.data.to_vec(), item.data_block)
-        })?;
+    fn get_within(&self, limit: Option<Duration>, place: &Location<'_>) -> Result<T, QueueError> {
+        let asked = || About::here(place);
+        let copy = |item: super::Item<'_>| (item.data.to_vec(), item.data_block);
+        let taken = self
+            .bytes
+            .take::<_, QueueError>(limit, &mut |_| Ok(()), Some(&asked), copy)?;
         let (data, block) = taken.ok_or(QueueError::Timeout)?;
         if let Some(block) = block {
             self.bytes.arena().free(block, ByteQueue::owner());

@@ -238,11 +238,7 @@ impl SharedLock {
         limit: Option<Duration>,
         place: &'static Location<'static>,
     ) -> Result<Option<Acquired>, Deadlock> {
-        let mut about = || About {
-            process: thread::current().name().unwrap_or("a thread").to_owned(),
-            place: format!("{}:{}", place.file(), place.line()),
-            what: String::new(),
-        };
+        let mut about = || About::here(place);
         self.acquire(true, limit, &mut never_stopped, &mut about)
             .map_err(|ended| match ended {
                 Ended::Deadlock(deadlock) => deadlock,

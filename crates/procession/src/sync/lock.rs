@@ -25,6 +25,28 @@ pub enum Acquired {
     FromTheDead(Identity),
 }
 
+/// What the bytes of a lock say, in whichever process's memory they lie.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Glance {
+    pub owner: Option<Identity>,
+    pub is_scoped: bool,
+    pub is_signal: bool,
+}
+
+impl Glance {
+    pub(super) const BYTES: usize = size_of::<RawLock>();
+
+    pub(super) fn at(bytes: &[u8; Self::BYTES]) -> Glance {
+        let word = super::waits::u64_at(bytes, std::mem::offset_of!(RawLock, word));
+        let strangers = std::mem::offset_of!(RawLock, strangers);
+        Glance {
+            owner: Identity::from_word(word),
+            is_scoped: word & SCOPED != 0,
+            is_signal: bytes[strangers..strangers + size_of::<u32>()] != [0; size_of::<u32>()],
+        }
+    }
+}
+
 /// The lock is not locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotLocked;

@@ -13,12 +13,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use super::waits::WaitTable;
+use super::waits::{Awaited, Origin, WaitTable, CHUNK_MAGIC, TABLE_AT, TABLE_END};
 use crate::os::memory::{create_sealed, Mapping, PAGE_BYTES};
 use crate::os::process::{forks, generation};
 use crate::os::time::monotonic_ns;
 
-const MAGIC: u64 = u64::from_le_bytes(*b"prcsync1");
 /// Bytes of a chunk. Only what is touched takes memory.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// A cell larger than this gets a chunk of its own, which goes with it.
@@ -32,11 +31,13 @@ const STEP_BYTES: u64 = 8 * PAGE_BYTES as u64;
 struct Header {
     magic: AtomicU64,
     id: [AtomicU64; 2],
-    waits: WaitTable,
+    origin: Origin,
 }
 
+const _: () = assert!(std::mem::offset_of!(Header, origin) == Origin::AT && size_of::<Header>() <= TABLE_AT);
+
 /// Where the cells begin.
-const CELLS_BEGIN: u64 = (size_of::<Header>() as u64).next_multiple_of(PAGE_BYTES as u64);
+const CELLS_BEGIN: u64 = TABLE_END as u64;
 
 /// What tells a chunk from every other one.
 pub type ChunkId = [u64; 2];
@@ -61,11 +62,14 @@ struct Room {
     free: HashMap<u64, Vec<u64>>,
 }
 
-/// The chunks that a process has mapped.
+/// The chunks that a process has mapped, and what else there is to wait for.
 #[derive(Debug)]
 struct Known {
     current: Weak<Chunk>,
     all: HashMap<ChunkId, Weak<Chunk>>,
+    others: Vec<Weak<dyn Awaited>>,
+    /// How many of them there may be before those that are gone are left out.
+    tidy_at: usize,
 }
 
 struct OfProcess {
@@ -85,12 +89,18 @@ fn known() -> MutexGuard<'static, Known> {
             return lock(&list.known);
         }
         // If nobody was changing the old list when we were forked, it tells what we have inherited.
-        let all = list.and_then(|list| Some(list.known.try_lock().ok()?.all.clone()));
+        let inherited = list.and_then(|list| {
+            let known = list.known.try_lock().ok()?;
+            Some((known.all.clone(), known.others.clone()))
+        });
+        let (all, others) = inherited.unwrap_or_default();
         let fresh = Box::into_raw(Box::new(OfProcess {
             generation: generation(),
             known: Mutex::new(Known {
                 current: Weak::new(),
-                all: all.unwrap_or_default(),
+                all,
+                others,
+                tidy_at: 16,
             }),
         }));
         if KNOWN
@@ -134,8 +144,9 @@ impl Chunk {
         let header = chunk.header();
         header.id[0].store(id[0], Ordering::Relaxed);
         header.id[1].store(id[1], Ordering::Relaxed);
+        header.origin.made();
         // Sync point *chunk is made*: pairs with the load in `open`.
-        header.magic.store(MAGIC, Ordering::Release);
+        header.magic.store(CHUNK_MAGIC, Ordering::Release);
         Ok(chunk)
     }
 
@@ -162,7 +173,7 @@ impl Chunk {
             made_at_forks: 0,
         };
         // Sync point *chunk is made*: pairs with the store in `create`.
-        if chunk.header().magic.load(Ordering::Acquire) != MAGIC {
+        if chunk.header().magic.load(Ordering::Acquire) != CHUNK_MAGIC {
             return Err(garbled());
         }
         chunk.id = [0, 1].map(|half| chunk.header().id[half].load(Ordering::Relaxed));
@@ -170,6 +181,7 @@ impl Chunk {
         if let Some(ours) = known.all.get(&chunk.id).and_then(Weak::upgrade) {
             return Ok(ours);
         }
+        chunk.header().origin.opened();
         let chunk = Arc::new(chunk);
         known.remember(&chunk);
         Ok(chunk)
@@ -205,7 +217,9 @@ impl Chunk {
 
     /// The table of those who wait for locks in this chunk.
     pub fn waits(&self) -> &WaitTable {
-        &self.header().waits
+        // SAFETY: a mapping is longer than that, the table begins at a page, and all of it are atomics, which may have any
+        // bits.
+        unsafe { self.mapping.start().add(TABLE_AT).cast::<WaitTable>().as_ref() }
     }
 
     pub(super) fn start_of_mapping(&self) -> NonNull<u8> {
@@ -243,6 +257,34 @@ impl Known {
         }
         self.all.insert(chunk.id, Arc::downgrade(chunk));
     }
+}
+
+impl Awaited for Chunk {
+    fn waits(&self) -> &WaitTable {
+        Chunk::waits(self)
+    }
+
+    fn prepare(&self) -> bool {
+        let table = (TABLE_AT as u64, (TABLE_END - TABLE_AT) as u64);
+        self.mapping.allocate(table.0, table.1).is_ok()
+    }
+}
+
+/// Notes that this process has memory of another kind with a table of who waits.
+pub fn remember_awaited(memory: Weak<dyn Awaited>) {
+    let mut known = known();
+    if known.others.len() >= known.tidy_at {
+        known.others.retain(|memory| memory.strong_count() > 0);
+        known.tidy_at = (known.others.len() * 2).max(16);
+    }
+    known.others.push(memory);
+}
+
+/// The first answer that there is of those memories.
+pub fn find_awaited<R>(ask: impl FnMut(Arc<dyn Awaited>) -> Option<R>) -> Option<R> {
+    // Asked without the lock, which the last of its users, dropped here, may need.
+    let memories: Vec<_> = known().others.iter().filter_map(Weak::upgrade).collect();
+    memories.into_iter().find_map(ask)
 }
 
 /// All chunks that this process has made, opened or inherited, and still uses.

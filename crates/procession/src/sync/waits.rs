@@ -1,19 +1,37 @@
 //! Who waits for what: the graph in which deadlocks are found.
 //!
-//! A waiter that has waited for a while without a time limit enters itself into a table in shared memory: beside the lock it
-//! waits for, or, if it waits for a process, into all tables that its process can see. From the lock's word everybody can
-//! read who holds it, and from the tables what that one waits for in turn. See the module's README.
+//! A waiter that has waited for a while without a time limit enters itself into a table in shared memory: beside the lock or
+//! the queue it waits for, or, if it waits for a process, where others can see it. From the lock's word everybody can read who
+//! holds it, and from the tables what that one waits for in turn. See the module's README.
 
 use std::fmt;
+use std::mem::offset_of;
+use std::panic::Location;
 use std::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use super::identity::Identity;
+use super::knots::Knots;
 use super::lock::RawLock;
-use super::memory::{mapped_chunks, Cell, Chunk};
-use crate::os::process;
-use crate::os::time::monotonic_ns;
+use super::memory::{find_awaited, mapped_chunks, Cell, Chunk};
+use crate::os::memory::PAGE_BYTES;
+use crate::os::process::{self, Home};
+use crate::os::time::{monotonic_ns, since_boot_seconds};
+
+/// Memory in which there may be a table: what the kernel calls it, and the first word of it.
+pub(super) const MEMORIES: [(&str, u64); 2] = [
+    ("procession-sync", CHUNK_MAGIC),
+    ("procession-queue", QUEUE_MAGIC),
+];
+pub(super) const CHUNK_MAGIC: u64 = u64::from_le_bytes(*b"prcsync2");
+/// The first word of a queue's memory.
+pub const QUEUE_MAGIC: u64 = u64::from_le_bytes(*b"prcqueu2");
+/// Where the table begins in each of them.
+pub const TABLE_AT: usize = PAGE_BYTES;
+/// Where the table ends.
+pub const TABLE_END: usize = (TABLE_AT + size_of::<WaitTable>()).next_multiple_of(PAGE_BYTES);
 
 const RECORDS: usize = 64;
 const TEXT_WORDS: usize = 26;
@@ -29,8 +47,67 @@ const LOCK: u32 = 1;
 const PROCESS: u32 = 2;
 /// The lock is recursive: its owner alone can release it.
 const OWNED: u32 = 4;
+const ITEM: u32 = 8;
+const ROOM: u32 = 16;
+const DONE: u32 = 32;
+/// No signal has the waiter do anything before its wait is over.
+const DEAF: u32 = 64;
 
-/// The waits for locks in one chunk.
+/// Whose a memory is, at [`Origin::AT`] in it: by that is judged whether all who have it can be found.
+#[repr(C, align(64))]
+#[derive(Debug)]
+pub struct Origin {
+    user: AtomicU32,
+    /// Whether another user, or somebody in another world of process numbers, has opened it.
+    mixed: AtomicU32,
+    pid_namespace: AtomicU64,
+    /// When it was made, in milliseconds since the machine began.
+    made_ms: AtomicU64,
+}
+
+impl Origin {
+    /// Where it lies in a memory that has a table.
+    pub const AT: usize = 64;
+
+    /// To be called by the maker of the memory.
+    pub fn made(&self) {
+        let home = Home::current();
+        self.user.store(home.user, Ordering::Relaxed);
+        self.pid_namespace.store(home.pid_namespace, Ordering::Relaxed);
+        let made_ms = (since_boot_seconds() * 1000.0) as u64;
+        self.made_ms.store(made_ms, Ordering::Relaxed);
+    }
+
+    /// To be called by whoever opens it.
+    pub fn opened(&self) {
+        let home = Home::current();
+        if self.user.load(Ordering::Relaxed) != home.user
+            || self.pid_namespace.load(Ordering::Relaxed) != home.pid_namespace
+        {
+            self.mixed.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// By its bytes: when it was made, if all who have the memory can be found from `home`.
+    pub(super) fn seen_from(home: Home, bytes: &[u8]) -> Option<u64> {
+        let seen = home.pid_namespace != 0
+            && u32_at(bytes, offset_of!(Origin, user)) == home.user
+            && u32_at(bytes, offset_of!(Origin, mixed)) == 0
+            && u64_at(bytes, offset_of!(Origin, pid_namespace)) == home.pid_namespace;
+        seen.then(|| u64_at(bytes, offset_of!(Origin, made_ms)))
+    }
+}
+
+/// Shared memory in which there are things to wait for.
+pub trait Awaited: fmt::Debug + Send + Sync {
+    /// Who waits.
+    fn waits(&self) -> &WaitTable;
+
+    /// Gets memory for the table, before somebody writes there; false if there is none.
+    fn prepare(&self) -> bool;
+}
+
+/// The waits for what is in one memory.
 #[repr(C)]
 #[derive(Debug)]
 pub struct WaitTable {
@@ -45,8 +122,10 @@ struct Record {
     /// Odd while the rest is written; each wait has its own.
     epoch: AtomicU32,
     kind: AtomicU32,
-    /// Where the lock is in its chunk, or which process it is.
+    /// Where the lock, or the word that tells of a change, is in this memory; or which process it is.
     target: AtomicU64,
+    /// What that word says as long as nothing has changed.
+    value: AtomicU64,
     began_ns: AtomicU64,
     text: [AtomicU64; TEXT_WORDS],
 }
@@ -60,9 +139,21 @@ pub struct About {
     pub place: String,
     /// What it waits for, such as `"Lock made at app.py:3"`.
     pub what: String,
+    /// Whether no signal has this process do anything before its wait is over: no handler of it runs anything.
+    pub deaf_to_signals: bool,
 }
 
 impl About {
+    /// What the calling thread of a Rust program says, at this place of its code.
+    pub fn here(place: &Location<'_>) -> About {
+        About {
+            process: thread::current().name().unwrap_or("a thread").to_owned(),
+            place: format!("{}:{}", place.file(), place.line()),
+            what: String::new(),
+            deaf_to_signals: process::heeded_signals().is_empty(),
+        }
+    }
+
     const PROCESS_BYTES: usize = 56;
     const PLACE_BYTES: usize = 72;
     const WHAT_BYTES: usize = TEXT_WORDS * 8 - Self::PROCESS_BYTES - Self::PLACE_BYTES;
@@ -104,7 +195,118 @@ impl About {
             process: part(Self::PROCESS_BYTES),
             place: part(Self::PLACE_BYTES),
             what: part(Self::WHAT_BYTES),
+            deaf_to_signals: false,
         }
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut word = [0; 4];
+    word.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_ne_bytes(word)
+}
+
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_ne_bytes(word)
+}
+
+/// A wait as its record in some process's memory tells it.
+#[derive(Debug, Clone)]
+pub(super) struct Wait {
+    pub index: usize,
+    pub epoch: u32,
+    pub waiter: Identity,
+    kind: u32,
+    pub target: u64,
+    pub value: u64,
+    pub began_ns: u64,
+    pub about: About,
+}
+
+/// What ends a wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// Whoever holds the lock. `owned`: nobody but its owner can release it.
+    Lock {
+        /// Whether it is recursive.
+        owned: bool,
+    },
+    /// The process, by its end.
+    Process,
+    /// Whoever puts an item into the queue.
+    Item,
+    /// Whoever takes an item out of the queue.
+    Room,
+    /// Whoever reports an item as done.
+    Done,
+}
+
+impl For {
+    fn kind(self) -> u32 {
+        match self {
+            For::Lock { owned: false } => LOCK,
+            For::Lock { owned: true } => LOCK | OWNED,
+            For::Process => PROCESS,
+            For::Item => ITEM,
+            For::Room => ROOM,
+            For::Done => DONE,
+        }
+    }
+
+    fn of_kind(kind: u32) -> Option<For> {
+        Some(match kind & !DEAF {
+            PROCESS => For::Process,
+            ITEM => For::Item,
+            ROOM => For::Room,
+            DONE => For::Done,
+            kind if kind & !OWNED == LOCK => For::Lock {
+                owned: kind & OWNED != 0,
+            },
+            _ => return None,
+        })
+    }
+}
+
+impl Wait {
+    /// Why it waits; `None` if its record makes no sense.
+    pub fn what_for(&self) -> Option<For> {
+        For::of_kind(self.kind)
+    }
+
+    pub fn is_deaf(&self) -> bool {
+        self.kind & DEAF != 0
+    }
+
+    /// Of all that is in the bytes of a table, what is whole.
+    pub fn all_in(table: &[u8]) -> Vec<Wait> {
+        let records = table.chunks_exact(size_of::<Record>()).take(RECORDS);
+        records
+            .enumerate()
+            .filter_map(|(index, record)| {
+                let waiter = Identity::from_word(u64_at(record, offset_of!(Record, waiter)))?;
+                let epoch = u32_at(record, offset_of!(Record, epoch));
+                let text = offset_of!(Record, text);
+                epoch.is_multiple_of(2).then(|| Wait {
+                    index,
+                    epoch,
+                    waiter,
+                    kind: u32_at(record, offset_of!(Record, kind)),
+                    target: u64_at(record, offset_of!(Record, target)),
+                    value: u64_at(record, offset_of!(Record, value)),
+                    began_ns: u64_at(record, offset_of!(Record, began_ns)),
+                    about: About::unpack(&std::array::from_fn(|i| u64_at(record, text + i * 8))),
+                })
+            })
+            .collect()
+    }
+
+    /// Whether the bytes of a table still say that it is the same wait.
+    pub fn is_still_in(&self, table: &[u8]) -> bool {
+        let record = &table[self.index * size_of::<Record>()..];
+        u64_at(record, offset_of!(Record, waiter)) == self.waiter.word()
+            && u32_at(record, offset_of!(Record, epoch)) == self.epoch
     }
 }
 
@@ -139,8 +341,17 @@ impl WaitTable {
         })
     }
 
-    fn enter(&self, me: Identity, kind: u32, target: u64, about: &About) -> Option<usize> {
+    fn enter(
+        &self,
+        me: Identity,
+        what_for: For,
+        target: u64,
+        value: u64,
+        began_ns: u64,
+        about: &About,
+    ) -> Option<usize> {
         let index = self.claim(me)?;
+        let kind = what_for.kind() | if about.deaf_to_signals { DEAF } else { 0 };
         let record = &self.records[index];
         // A dead predecessor may have left an odd number.
         let writing = record.epoch.load(Ordering::Relaxed).wrapping_add(1) | 1;
@@ -149,7 +360,8 @@ impl WaitTable {
         fence(Ordering::Release);
         record.kind.store(kind, Ordering::Relaxed);
         record.target.store(target, Ordering::Relaxed);
-        record.began_ns.store(monotonic_ns(), Ordering::Relaxed);
+        record.value.store(value, Ordering::Relaxed);
+        record.began_ns.store(began_ns, Ordering::Relaxed);
         for (word, value) in record.text.iter().zip(about.pack()) {
             word.store(value, Ordering::Relaxed);
         }
@@ -207,6 +419,9 @@ impl Seen {
                 is_lock: false,
             });
         }
+        if self.kind & LOCK == 0 {
+            return None;
+        }
         let lock = self.chunk.lock_at(self.target)?;
         let holder = lock.owner()?;
         if lock.is_signal() {
@@ -220,41 +435,69 @@ impl Seen {
     }
 }
 
+/// Whether this process has locks or queues, so that others could care for what it waits.
+pub fn may_wait() -> bool {
+    !mapped_chunks().is_empty() || find_awaited(Some).is_some()
+}
+
 /// A wait that others can see. It is withdrawn when this is dropped.
 #[derive(Debug)]
 pub struct Waiting {
-    places: Vec<(Arc<Chunk>, usize)>,
+    places: Vec<(Arc<dyn Awaited>, usize)>,
     generation: u32,
 }
 
 impl Waiting {
-    /// Says that the calling thread waits for the process with this number to end, without a time limit. `None` if nobody
-    /// could care: this process has no locks, or the tables are full.
-    pub fn for_process(pid: u32, about: &About) -> Option<Waiting> {
-        let target = Identity::of_process(pid)?.main_thread();
-        let me = Identity::current();
-        let places: Vec<_> = mapped_chunks()
-            .into_iter()
-            .filter_map(|chunk| {
-                let index = chunk.waits().enter(me, PROCESS, target.word(), about)?;
-                Some((chunk, index))
-            })
-            .collect();
+    fn at(places: Vec<(Arc<dyn Awaited>, usize)>) -> Option<Waiting> {
         (!places.is_empty()).then(|| Waiting {
             places,
             generation: process::generation(),
         })
     }
 
+    /// Says that the calling thread waits for the process with this number to end, without a time limit. `None` if nobody
+    /// could care: this process has no locks and no queues, or the tables are full.
+    pub fn for_process(pid: u32, about: &About) -> Option<Waiting> {
+        let target = Identity::of_process(pid)?.main_thread();
+        let me = Identity::current();
+        let began_ns = monotonic_ns();
+        let enter = |memory: Arc<dyn Awaited>| {
+            let table = memory.prepare().then(|| memory.waits())?;
+            let index = table.enter(me, For::Process, target.word(), 0, began_ns, about)?;
+            Some((memory, index))
+        };
+        // Who looks for a cycle reads what it has mapped; who looks for a knot finds the record wherever it is.
+        let mut places: Vec<_> = mapped_chunks()
+            .into_iter()
+            .filter_map(|chunk| enter(chunk))
+            .collect();
+        if places.is_empty() {
+            places.extend(find_awaited(enter));
+        }
+        Waiting::at(places)
+    }
+
     fn for_lock(cell: &Cell, offset: usize, owned: bool, about: &About) -> Option<Waiting> {
-        let kind = if owned { LOCK | OWNED } else { LOCK };
         let chunk = cell.chunk();
         let target = cell.offset() + offset as u64;
-        let index = chunk.waits().enter(Identity::current(), kind, target, about)?;
-        Some(Waiting {
-            places: vec![(chunk.clone(), index)],
-            generation: process::generation(),
-        })
+        let (me, what_for) = (Identity::current(), For::Lock { owned });
+        let index = chunk
+            .waits()
+            .enter(me, what_for, target, 0, monotonic_ns(), about)?;
+        Waiting::at(vec![(chunk.clone(), index)])
+    }
+
+    /// Says that the calling thread waits for the word that lies there in this memory to change.
+    pub(super) fn for_change(
+        memory: &Arc<dyn Awaited>,
+        what_for: For,
+        (target, value): (u64, u64),
+        began_ns: u64,
+        about: &About,
+    ) -> Option<Waiting> {
+        let table = memory.prepare().then(|| memory.waits())?;
+        let index = table.enter(Identity::current(), what_for, target, value, began_ns, about)?;
+        Waiting::at(vec![(memory.clone(), index)])
     }
 }
 
@@ -262,8 +505,8 @@ impl Drop for Waiting {
     fn drop(&mut self) {
         // A child that was forked meanwhile has a copy, but not the wait.
         if self.generation == process::generation() {
-            for (chunk, index) in &self.places {
-                chunk.waits().withdraw(*index);
+            for (memory, index) in &self.places {
+                memory.waits().withdraw(*index);
             }
         }
     }
@@ -278,27 +521,46 @@ pub struct Member {
     pub thread: u32,
     /// What it said of itself.
     pub about: About,
-    /// The number of the process that it waits for: it holds the lock, or is the process whose end is awaited.
-    pub holder_pid: u32,
-    /// Whether it waits for a process, not for a lock.
-    pub joins: bool,
+    /// What it waits for.
+    pub what_for: For,
+    /// The number of the process that it waits for: it holds the lock, or is the process whose end is awaited. `None` if
+    /// several could end the wait, all of them members: a queue's, or a lock's that others may release.
+    pub holder_pid: Option<u32>,
 }
 
-/// A cycle of waiters, each of whom waits for the next, the last for the first: none of them will ever go on.
+/// Those who wait for each other, and for nobody else: none of them will ever go on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deadlock {
-    /// The cycle; the first is the one who was told.
+    /// Who waits; the first is the one who was told. In a circle of locks each waits for the next, the last for the first.
     pub members: Vec<Member>,
+}
+
+/// A message does not name more members than this.
+const MOST_NAMED: usize = 12;
+
+impl Deadlock {
+    fn name_of(&self, pid: u32) -> &str {
+        let found = self.members.iter().find(|member| member.pid == pid);
+        found.map_or("a process", |member| &member.about.process)
+    }
+
+    fn of_nobody_else(&self, f: &mut fmt::Formatter<'_>, what: &str) -> fmt::Result {
+        let first = self.members.first().map(|member| member.pid);
+        if self.members.iter().all(|member| Some(member.pid) == first) {
+            write!(f, ", which no other process has")
+        } else {
+            write!(f, ", and only those named here could {what}")
+        }
+    }
 }
 
 impl fmt::Display for Deadlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "deadlock: ")?;
-        for (number, member) in self.members.iter().enumerate() {
+        for (number, member) in self.members.iter().enumerate().take(MOST_NAMED) {
             if number > 0 {
                 write!(f, "; ")?;
             }
-            let next = &self.members[(number + 1) % self.members.len()];
             write!(f, "{} (pid {}", member.about.process, member.pid)?;
             if member.thread != member.pid {
                 write!(f, ", thread {}", member.thread)?;
@@ -307,24 +569,47 @@ impl fmt::Display for Deadlock {
             if !member.about.place.is_empty() {
                 write!(f, " at {}", member.about.place)?;
             }
-            let (process, pid) = (&next.about.process, next.pid);
-            if member.joins {
-                write!(f, " waits for the end of {process} (pid {pid})")?;
-            } else {
-                write!(
-                    f,
-                    " waits for the {}, which {process} (pid {pid}) holds",
-                    member.about.what
-                )?;
+            let what = &member.about.what;
+            match (member.what_for, member.holder_pid) {
+                (For::Process, pid) => {
+                    let pid = pid.unwrap_or_default();
+                    write!(f, " waits for the end of {} (pid {pid})", self.name_of(pid))?;
+                }
+                (For::Lock { .. }, Some(pid)) => {
+                    write!(
+                        f,
+                        " waits for the {what}, which {} (pid {pid}) holds",
+                        self.name_of(pid)
+                    )?;
+                }
+                (For::Lock { .. }, None) => {
+                    write!(f, " waits for the {what}")?;
+                    self.of_nobody_else(f, "release it")?;
+                }
+                (For::Item, _) => {
+                    write!(f, " waits for an item in the {what}")?;
+                    self.of_nobody_else(f, "put one")?;
+                }
+                (For::Room, _) => {
+                    write!(f, " waits for room in the {what}")?;
+                    self.of_nobody_else(f, "take an item")?;
+                }
+                (For::Done, _) => {
+                    write!(f, " waits until all items of the {what} are done")?;
+                    self.of_nobody_else(f, "say so")?;
+                }
             }
         }
-        Ok(())
+        match self.members.len() {
+            ..=MOST_NAMED => Ok(()),
+            more => write!(f, "; and {} more", more - MOST_NAMED),
+        }
     }
 }
 
 impl std::error::Error for Deadlock {}
 
-/// Watches one wait for a lock: enters it into the table when it lasts, and looks for a cycle.
+/// Watches one wait for a lock: enters it into the table when it lasts, and looks for a cycle, then for a knot.
 #[derive(Debug)]
 pub struct Watch<'a> {
     cell: &'a Cell,
@@ -333,6 +618,7 @@ pub struct Watch<'a> {
     waiting: Option<Waiting>,
     next_look: Duration,
     suspected: Vec<(usize, usize, u32)>,
+    knots: Knots,
 }
 
 impl<'a> Watch<'a> {
@@ -346,6 +632,7 @@ impl<'a> Watch<'a> {
             waiting: None,
             next_look: ENTER_AFTER,
             suspected: Vec::new(),
+            knots: Knots::new(),
         }
     }
 
@@ -355,14 +642,21 @@ impl<'a> Watch<'a> {
     ///
     /// The deadlock, if this wait is part of one and it is for this waiter to end it.
     pub fn look(&mut self, waited: Duration, about: &mut dyn FnMut() -> About) -> Result<(), Deadlock> {
-        if waited < self.next_look {
-            return Ok(());
+        if waited >= self.next_look {
+            self.next_look = waited + (waited / 8).clamp(LOOK_EVERY.0, LOOK_EVERY.1);
+            if self.waiting.is_none() {
+                self.waiting = Waiting::for_lock(self.cell, self.offset, self.owned, &about());
+                return Ok(());
+            }
+            self.look_for_cycle(waited)?;
         }
-        self.next_look = waited + (waited / 8).clamp(LOOK_EVERY.0, LOOK_EVERY.1);
-        if self.waiting.is_none() {
-            self.waiting = Waiting::for_lock(self.cell, self.offset, self.owned, &about());
-            return Ok(());
+        match &self.waiting {
+            Some(_) => self.knots.look(waited, &AtomicU32::new(0)),
+            None => Ok(()),
         }
+    }
+
+    fn look_for_cycle(&mut self, waited: Duration) -> Result<(), Deadlock> {
         let found = self.find_cycle(waited);
         let (cycle, edges) = match found {
             Some(found) => found,
@@ -397,9 +691,15 @@ impl<'a> Watch<'a> {
                 .map(|(seen, edge)| Member {
                     pid: seen.waiter.pid(),
                     thread: seen.waiter.thread(),
+                    what_for: if edge.is_lock {
+                        For::Lock {
+                            owned: seen.kind & OWNED != 0,
+                        }
+                    } else {
+                        For::Process
+                    },
                     about: seen.about,
-                    holder_pid: edge.holder.pid(),
-                    joins: !edge.is_lock,
+                    holder_pid: Some(edge.holder.pid()),
                 })
                 .collect(),
         })
@@ -455,6 +755,7 @@ mod tests {
             process: process.into(),
             place: "app.py:1".into(),
             what: "Lock made at app.py:2".into(),
+            deaf_to_signals: false,
         }
     }
 
@@ -550,7 +851,10 @@ mod tests {
             })
         })
         .collect();
-        let index = table.enter(me, LOCK, cell.offset(), &about("late")).unwrap();
+        let what_for = For::Lock { owned: false };
+        let index = table
+            .enter(me, what_for, cell.offset(), 0, 1, &about("late"))
+            .unwrap();
         assert_eq!(table.read(cell.chunk(), me).unwrap().about, about("late"));
         table.withdraw(index);
         for index in taken {

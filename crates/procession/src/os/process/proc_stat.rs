@@ -1,5 +1,8 @@
 use std::fs;
 
+/// From the kernel's `sched.h`.
+const PF_EXITING: u32 = 4;
+
 /// What `/proc/<pid>/stat` says of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProcStat {
@@ -9,6 +12,8 @@ pub(crate) struct ProcStat {
     pub parent: u32,
     /// Number of the session's leader.
     pub session: u32,
+    /// Whether it is on its way to its end, which may take a while if it has much memory.
+    pub is_ending: bool,
     /// How many threads it has.
     pub threads: usize,
     /// When it started, in clock ticks since boot: number and start time together name a process for good.
@@ -41,6 +46,7 @@ impl ProcStat {
             state: fields.first()?.chars().next()?,
             parent: fields.get(1)?.parse().ok()?,
             session: fields.get(3)?.parse().ok()?,
+            is_ending: fields.get(6)?.parse::<u32>().ok()? & PF_EXITING != 0,
             threads: fields.get(17)?.parse().ok()?,
             start_ticks: fields.get(19)?.parse().ok()?,
             cpu_ticks: fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?,
@@ -60,12 +66,15 @@ mod tests {
             state: 'S',
             parent: 7,
             session: 5,
+            is_ending: false,
             threads: 3,
             start_ticks: 12345,
             cpu_ticks: 3,
             resident_pages: 10,
         };
         assert_eq!(ProcStat::parse(line), Some(stat));
+        let ending = ProcStat::parse(b"42 (c) R 1 1 1 0 -1 4194308 1 0 0 0 1 2 0 0 20 0 3 0 1 1 1\n");
+        assert!(ending.unwrap().is_ending);
         assert_eq!(ProcStat::parse(b"42 (cut"), None);
         assert_eq!(ProcStat::parse(b"42 (cut) S 7"), None);
     }
