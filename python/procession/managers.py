@@ -29,3 +29,5 @@ def _pool(*args, **kwds):
 
 
 SyncManager.register("Pool", _pool, _PoolProxy)
+# Without their names the server reads all attributes of a result, some of which are there only when it is ready.
+SyncManager.register("AsyncResult", exposed=("get", "wait", "ready", "successful", "cancel"), create_method=False)

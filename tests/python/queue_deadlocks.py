@@ -70,9 +70,7 @@ def wait_each_for_the_other(context):
 def wait_in_a_ring(context):
     # Each knows but the queues of its neighbours, where they were not forked.
     queues = [context.Queue() for _ in range(5)]
-    children = [
-        context.Process(target=get_and_put, args=(queues[i], queues[i + 1])) for i in range(len(queues) - 1)
-    ]
+    children = [context.Process(target=get_and_put, args=(queues[i], queues[i + 1])) for i in range(len(queues) - 1)]
     for child in children:
         child.start()
     try:
