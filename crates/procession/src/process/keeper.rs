@@ -190,9 +190,8 @@ impl Kept {
         // Whatever else it holds open, somebody might wait for its end.
         os::close_all_but(&mut [self.pidfd.as_raw_fd(), report.as_raw_fd()]);
         let deadline = self.began.checked_add(self.limit);
-        match os::wait_until_ended(&self.pidfd, deadline) {
-            Ok(false) => self.end(report),
-            Ok(true) | Err(_) => {}
+        if let Ok(false) = os::wait_until_ended(&self.pidfd, deadline) {
+            self.end(report);
         }
         os::exit_now(0)
     }
