@@ -39,3 +39,5 @@ SyncManager.register("Pool", _pool, _PoolProxy)
 SyncManager.register("Lock", _managed_locks.Lock, _AcquirerProxy)
 SyncManager.register("RLock", _managed_locks.RLock, _AcquirerProxy)
 SyncManager.register("Condition", _managed_locks.condition, _ConditionProxy)
+# Named, as the server would otherwise read all attributes of each result.
+SyncManager.register("AsyncResult", exposed=("get", "wait", "ready", "successful", "cancel"), create_method=False)

@@ -168,6 +168,45 @@ fn memory_of_no_queue_is_refused() {
     assert!(queue.is_empty());
 }
 
+#[test]
+fn a_wait_is_written_down_when_it_lasts_and_not_beside_what_comes_of_it() {
+    let queue = ByteQueue::create(Some(1)).unwrap();
+    let written = || queue.board.waits().waiters().len();
+    let asked = About::default;
+    let stop = || Err::<(), Failure>("enough".into());
+    let mut seen = Vec::new();
+    // What it waits for has come when it is asked the last time: then nothing is written any more.
+    let taken = queue.take::<_, Failure>(
+        None,
+        &mut |now| {
+            seen.push(written());
+            if now.waited > Duration::from_millis(120) && queue.is_empty() {
+                put(&queue, b"1");
+            }
+            Ok(())
+        },
+        Some(&asked),
+        |_| written(),
+    );
+    assert_eq!(taken.unwrap(), Some(0));
+    assert_eq!((seen[0], seen[seen.len() - 1]), (0, 1), "{seen:?}");
+    put(&queue, b"2");
+    let mut full = |now: Stir| {
+        (now.waited < Duration::from_millis(120))
+            .then_some(())
+            .map_or_else(stop, Ok)
+    };
+    assert!(queue
+        .put::<Failure>(b"3", &[], None, &mut full, Some(&asked))
+        .is_err());
+    assert_eq!(written(), 0);
+    let limit = Some(Duration::from_millis(120));
+    let mut limited = |_| Ok(assert_eq!(written(), 0));
+    assert!(!queue
+        .put::<Failure>(b"3", &[], limit, &mut limited, Some(&asked))
+        .unwrap());
+}
+
 /// Runs `work` in a forked process that dies after so many steps; false if it got to its end before.
 fn dies(steps: u64, work: impl FnOnce()) -> bool {
     // SAFETY: the child runs only `work`, which uses nothing of other threads.

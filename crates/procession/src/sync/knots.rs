@@ -16,7 +16,7 @@ use super::lock::Glance;
 use super::waits::{
     u64_at, About, Awaited, Deadlock, For, Member, Origin, Wait, Waiting, MEMORIES, TABLE_AT, TABLE_END,
 };
-use crate::os::process::{self, FileId, Home, Memory, Sight};
+use crate::os::process::{self, FileId, Home, Memory, ProcStat, Sight};
 use crate::os::time::monotonic_ns;
 
 /// Who has waited this long enters itself.
@@ -112,9 +112,7 @@ impl Look {
             return Ok(known.clone());
         }
         let doubt = || Doubt(Some(pid));
-        let Sight::Seen(threads) = process::undisturbed_threads_of(pid) else {
-            return Err(doubt());
-        };
+        let count = ProcStat::of(pid).ok_or_else(doubt)?.threads;
         let whole = Identity::of_process(pid).ok_or_else(doubt)?;
         let memories = self.memories_of(pid);
         let Sight::Seen(memories) = &*memories else {
@@ -123,20 +121,24 @@ impl Look {
         let mut waits: Vec<Placed> = Vec::new();
         for &memory in memories {
             for wait in self.table(pid, memory).iter() {
-                let thread = wait.waiter.thread();
                 if wait.waiter.is_same_process(whole)
-                    && threads.contains(&thread)
-                    && !waits.iter().any(|known| known.wait.waiter.thread() == thread)
+                    && !waits.iter().any(|known| known.wait.waiter == wait.waiter)
                 {
                     let wait = wait.clone();
                     waits.push(Placed { wait, memory });
                 }
             }
-            if waits.len() == threads.len() {
-                break;
-            }
         }
-        if waits.len() != threads.len() || !waits.iter().all(|placed| placed.wait.is_deaf()) {
+        // Threads are looked at one by one only if there are as many waits: of those that compute there may be many.
+        if waits.len() < count || !waits.iter().all(|placed| placed.wait.is_deaf()) {
+            return Err(doubt());
+        }
+        let Sight::Seen(threads) = process::undisturbed_threads_of(pid) else {
+            return Err(doubt());
+        };
+        // Who has ended in the middle of a wait has left a record.
+        waits.retain(|placed| threads.contains(&placed.wait.waiter.thread()));
+        if waits.len() != threads.len() {
             return Err(doubt());
         }
         let waits = Rc::new(waits);

@@ -324,6 +324,15 @@ struct Seen {
 }
 
 impl WaitTable {
+    /// The threads that have entered a wait, dead ones included.
+    pub fn waiters(&self) -> Vec<Identity> {
+        let words = self
+            .records
+            .iter()
+            .map(|record| record.waiter.load(Ordering::Acquire));
+        words.filter_map(Identity::from_word).collect()
+    }
+
     fn claim(&self, me: Identity) -> Option<usize> {
         let claim = |record: &Record, from: u64| {
             record
