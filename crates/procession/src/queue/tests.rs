@@ -201,7 +201,10 @@ fn a_wait_is_written_down_when_it_lasts_and_not_beside_what_comes_of_it() {
         .is_err());
     assert_eq!(written(), 0);
     let limit = Some(Duration::from_millis(120));
-    let mut limited = |_| Ok(assert_eq!(written(), 0));
+    let mut limited = |_| {
+        assert_eq!(written(), 0);
+        Ok(())
+    };
     assert!(!queue
         .put::<Failure>(b"3", &[], limit, &mut limited, Some(&asked))
         .unwrap());
