@@ -439,6 +439,7 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> HttpResponse: ...
     def head(
         self,
@@ -449,6 +450,7 @@ class HttpClient:
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> HttpResponse: ...
     def delete(
         self,
@@ -461,6 +463,7 @@ class HttpClient:
         data: bytes | bytearray | str | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> HttpResponse: ...
     def post(
         self,
@@ -473,6 +476,7 @@ class HttpClient:
         data: bytes | bytearray | str | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> HttpResponse: ...
     def put(
         self,
@@ -485,6 +489,7 @@ class HttpClient:
         data: bytes | bytearray | str | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> HttpResponse: ...
     def patch(
         self,
@@ -497,6 +502,7 @@ class HttpClient:
         data: bytes | bytearray | str | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> HttpResponse: ...
     def request(
         self,
@@ -510,6 +516,7 @@ class HttpClient:
         data: bytes | bytearray | str | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> HttpResponse: ...
     def step(self, name: str) -> step: ...
     def think(self, seconds: float, most: float | None = None) -> Awaitable[None]: ...

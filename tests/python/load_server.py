@@ -92,6 +92,13 @@ def main() -> None:
             elif path == "/close":
                 self.transport.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
                 self.transport.close()
+            elif path.startswith("/redirect/"):
+                # /redirect/STATUS/URL, where a URL of this server begins with a slash of its own.
+                _, _, status, to = path.split("/", 3)
+                head = f"HTTP/1.1 {status} Elsewhere\r\nLocation: {to}\r\nSet-Cookie: via={status}\r\nContent-Length: 0\r\n\r\n"
+                self.transport.write(head.encode())
+            elif path == "/loop":
+                self.transport.write(b"HTTP/1.1 302 Found\r\nLocation: loop\r\nContent-Length: 0\r\n\r\n")
             elif path == "/never":
                 pass
             elif path == "/slow":

@@ -9,7 +9,7 @@ import time
 import load_server
 import pytest
 
-from procession.load import LoadError, RequestError, load, think
+from procession.load import LoadError, RequestError, feed, load, think
 
 pytest.importorskip("greenlet")
 pytestmark = [
@@ -100,3 +100,39 @@ def test_without_greenlets_the_error_says_what_to_install(server, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", import_less)
     with pytest.raises(LoadError, match="procession\\[greenlet\\]"):
         load(lambda http: None, vuser="async", url=server.url, iterations=1)
+
+
+def test_what_one_iteration_does_to_its_greenlet_is_nothing_to_the_next(server):
+    seen = []
+
+    def user(http, n):
+        seen.append(n)
+        if n == 1:
+            raise SystemExit("of this iteration only")
+        if n == 2:
+            http.get("http://127.0.0.1:9/")
+        http.get("/")
+        assert seen == list(range(n + 1))
+
+    result = load(user, vuser="async", url=server.url, users=1, iterations=5, processes=1)
+    assert (result.iterations, result.errors) == (5, {"script": 1, "refused": 1}), result.examples
+
+
+def test_users_that_wait_when_the_run_ends_are_told_where_they_wait(server, tmp_path):
+    def user(http):
+        try:
+            http.get("/never")
+        finally:
+            (tmp_path / "told").touch()
+
+    result = load(user, vuser="async", url=server.url, users=2, duration=0.1, drain=0.1, processes=1)
+    assert (result.unfinished, result.errors) == (2, {})
+    assert (tmp_path / "told").exists()
+
+
+def test_rows_of_data_that_are_used_up_end_a_user(server):
+    def user(http, data):
+        http.get("/")
+
+    result = load(user, vuser="async", url=server.url, users=2, duration=30, data=feed([1, 2, 3], share="unique"))
+    assert (result.iterations, result.errors) == (3, {})

@@ -89,6 +89,7 @@ _DEFAULTS = (
     "duration",
     "iterations",
     "rate",
+    "redirects",
     "slo",
     "stages",
     "timeout",
@@ -114,6 +115,7 @@ def load(
     slo: Slo | None = None,
     vuser: VirtualUser | None = None,
     url: str | None = None,
+    redirects: int | None = None,
     data: Any = None,
     weight: float | None = None,
 ) -> Callable[[F], F]: ...
@@ -139,6 +141,7 @@ def load(
     max_users: int | None = None,
     url: str | None = None,
     headers: Mapping[str, str] | None = None,
+    redirects: int | None = None,
     verify: bool | str | os.PathLike[str] = True,
     cert: str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
     data: Any = None,
@@ -186,6 +189,8 @@ def load(target: Any = None, /, **options: Any) -> Any:
         max_users: with a rate, how many users there may be at most; they come as they are needed.
         url: what URLs without a host are relative to.
         headers: sent with every request of `http`.
+        redirects: how many redirects of a request of `http` are followed, unless it says `redirects=` itself (0). It is
+            counted once, with the last response, and timed from the beginning.
         verify: whether the certificates of https servers are checked; or a file of those (PEM) that are trusted instead of
             the system's.
         cert: our own certificate, for servers that ask for one: a file (PEM) with certificate and key, or a file for each.

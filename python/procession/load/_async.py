@@ -21,6 +21,7 @@ class AsyncHttp(Protocol):
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> Awaitable[HttpResponse]:
         """Sends a GET request."""
         raise NotImplementedError
@@ -34,6 +35,7 @@ class AsyncHttp(Protocol):
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> Awaitable[HttpResponse]:
         """Sends a HEAD request."""
         raise NotImplementedError
@@ -49,6 +51,7 @@ class AsyncHttp(Protocol):
         data: bytes | bytearray | str | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> Awaitable[HttpResponse]:
         """Sends a DELETE request."""
         raise NotImplementedError
@@ -64,6 +67,7 @@ class AsyncHttp(Protocol):
         data: bytes | bytearray | str | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> Awaitable[HttpResponse]:
         """Sends a POST request."""
         raise NotImplementedError
@@ -79,6 +83,7 @@ class AsyncHttp(Protocol):
         data: bytes | bytearray | str | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> Awaitable[HttpResponse]:
         """Sends a PUT request."""
         raise NotImplementedError
@@ -94,6 +99,7 @@ class AsyncHttp(Protocol):
         data: bytes | bytearray | str | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> Awaitable[HttpResponse]:
         """Sends a PATCH request."""
         raise NotImplementedError
@@ -110,6 +116,7 @@ class AsyncHttp(Protocol):
         data: bytes | bytearray | str | Mapping[str, Any] | None = None,
         timeout: float | None = None,
         expect: int | Iterable[int] | None = None,
+        redirects: int | None = None,
     ) -> Awaitable[HttpResponse]:
         """Sends a request of any method."""
         raise NotImplementedError

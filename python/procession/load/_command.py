@@ -115,6 +115,7 @@ def _options(target: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
         "warmup",
         "timeout",
         "processes",
+        "redirects",
         "vuser",
         "slo",
         "seed",

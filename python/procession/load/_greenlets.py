@@ -32,18 +32,29 @@ class Greenlets:
             )
         return event_loop.switch(wait)
 
-    def awaited(self, call: Callable[[], Any]) -> Callable[[], Any]:
-        """A coroutine function that runs `call` in a greenlet and awaits what it waits for."""
+    def begins(self, begin: Callable[[], Any]) -> Callable[[], bool]:
+        """Called in a greenlet, waits for the next iteration as a thread would: whether there is one."""
 
-        async def run() -> None:
-            running = self._greenlet(call)
-            wait = running.switch()
-            while not running.dead:
-                try:
-                    value = await wait
-                except BaseException as error:
-                    wait = running.throw(error)
-                else:
-                    wait = running.switch(value)
+        def begins() -> bool:
+            while True:
+                wait = begin()
+                if wait is None:
+                    return True
+                if wait is False:
+                    return False
+                self.set_aside(wait)
 
-        return run
+        return begins
+
+    async def run(self, life: Callable[[], None]) -> None:
+        """Runs `life` in a greenlet and awaits what it waits for. It is a user's whole life: a greenlet for each iteration
+        would cost more than what most of them do."""
+        running = self._greenlet(life)
+        wait = running.switch()
+        while not running.dead:
+            try:
+                value = await wait
+            except BaseException as error:
+                wait = running.throw(error)
+            else:
+                wait = running.switch(value)

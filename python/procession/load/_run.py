@@ -140,7 +140,7 @@ def make_plan(scenario: Scenario, options: Mapping[str, Any], vuser: str) -> dic
 
 _OPTIONS = frozenset(
     """users rate arrivals stages duration iterations warmup timeout drain slo vuser processes max_users url headers
-    verify cert data setup teardown setup_process teardown_process seed own_target context weight""".split()
+    redirects verify cert data setup teardown setup_process teardown_process seed own_target context weight""".split()
 )
 
 
@@ -222,11 +222,20 @@ def _tls(verify: Any, cert: Any) -> dict[str, Any]:
     }
 
 
+def _redirects(most: Any) -> int:
+    if most is None:
+        return 0
+    if isinstance(most, bool) or not isinstance(most, int) or not 0 <= most < 1 << 32:
+        raise ValueError(f"redirects must be a whole number, at least 0, not {most!r}")
+    return int(most)
+
+
 def make_job(scenario: Scenario, plan: dict[str, Any], vuser: str, merged: Mapping[str, Any], value: Any) -> Job:
     headers = merged.get("headers") or {}
     client = {
         "base_url": merged.get("url"),
         "headers": [[str(name), str(text)] for name, text in headers.items()],
+        "redirects": _redirects(merged.get("redirects")),
         "tls": _tls(merged.get("verify", True), merged.get("cert")),
     }
     return Job(

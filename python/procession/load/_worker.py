@@ -160,10 +160,11 @@ class _Users:
         return any(_mentions_asyncio(function) for function, _ in self.job.scenario.functions)
 
     async def live_async(self, user: Any) -> None:
-        """The life of a user that is a coroutine."""
-        call = self.caller(user)
+        """The life of a user that is a coroutine, or is set aside as one."""
         if self.greenlets is not None:
-            call = self.greenlets.awaited(call)
+            await self.greenlets.run(lambda: self.live(user))
+            return
+        call = self.caller(user)
         begin, done, fail = user.begin, user.done, user.fail
         try:
             while True:
@@ -189,6 +190,8 @@ class _Users:
         """The life of a user that is a plain function."""
         call = self.caller(user)
         begin, done, fail = user.begin, user.done, user.fail
+        if self.greenlets is not None:
+            begin = self.greenlets.begins(begin)
         try:
             while begin():
                 try:

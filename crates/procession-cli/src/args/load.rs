@@ -203,7 +203,8 @@ pub struct LoadArguments {
 
     /// Follow up to this many redirects
     ///
-    /// Without it none: what is timed is the answer of the URL itself.
+    /// Without it none: what is timed is the answer of the URL itself. With it, it is the last answer, timed from the first
+    /// request. The requests of a Python function that do not say redirects= themselves keep to it, too.
     #[arg(long, value_name = "N")]
     pub redirects: Option<u32>,
 

@@ -2,7 +2,7 @@
 
 use super::h1::Sink;
 use super::request::encode;
-use super::url::Url;
+use super::url::{has_scheme, Url};
 use crate::net::Failure;
 use crate::plan::{Header, HttpRequest, Payload};
 use crate::result::ErrorKind;
@@ -84,14 +84,36 @@ pub(crate) fn next_request(
     status: u16,
     look: &Look,
 ) -> Result<Option<HttpRequest>, Failure> {
-    let (301 | 302 | 303 | 307 | 308, Some(location)) = (status, &look.location) else {
+    match redirected(request, status, look.location.as_deref())? {
+        Some((next, true)) => Err(Failure::new(
+            ErrorKind::Assertion,
+            format!(
+                "{} leads to {}, another server, which is not followed",
+                request.name, next.url
+            ),
+        )),
+        next => Ok(next.map(|(next, _)| next)),
+    }
+}
+
+/// The same wherever it leads, and whether that is another server, which is then told nothing that was meant for the first.
+///
+/// # Errors
+///
+/// If it leads to what is no URL.
+pub(crate) fn redirected(
+    request: &HttpRequest,
+    status: u16,
+    location: Option<&str>,
+) -> Result<Option<(HttpRequest, bool)>, Failure> {
+    let (301 | 302 | 303 | 307 | 308, Some(location)) = (status, location) else {
         return Ok(None);
     };
     let failure = |why: String| Failure::new(ErrorKind::Assertion, why);
     let from = Url::parse(&request.url).map_err(failure)?;
     let scheme = if from.tls { "https" } else { "http" };
-    let url = if location.contains("://") {
-        location.clone()
+    let url = if has_scheme(location) {
+        location.to_owned()
     } else if location.starts_with("//") {
         format!("{scheme}:{location}")
     } else if location.starts_with('/') {
@@ -102,14 +124,18 @@ pub(crate) fn next_request(
         format!("{scheme}://{}{folder}{location}", from.authority)
     };
     let to = Url::parse(&url).map_err(failure)?;
-    if (to.tls, &to.host, to.port) != (from.tls, &from.host, from.port) {
-        return Err(failure(format!(
-            "{} leads to {url}, another server, which is not followed",
-            request.name
-        )));
-    }
+    let leaves = (to.tls, &to.host, to.port) != (from.tls, &from.host, from.port);
     let mut next = request.clone();
     next.url = url;
+    if leaves {
+        next.headers.retain(|header| {
+            let name = header.name.to_ascii_lowercase();
+            !matches!(
+                &*name,
+                "host" | "authorization" | "proxy-authorization" | "cookie"
+            )
+        });
+    }
     // As browsers do.
     if status == 303 || (status < 303 && next.method == "POST") {
         if next.method != "HEAD" {
@@ -119,7 +145,7 @@ pub(crate) fn next_request(
         next.headers
             .retain(|header| !header.name.to_ascii_lowercase().starts_with("content-"));
     }
-    Ok(Some(next))
+    Ok(Some((next, leaves)))
 }
 
 #[cfg(test)]
@@ -166,5 +192,28 @@ mod tests {
             .contains("another server"));
         assert_eq!(go(200, "/d").unwrap(), None);
         assert_eq!(next_request(&request, 302, &Look::default()).unwrap(), None);
+        assert_eq!(
+            follow(302, "/login?next=http://h:81/"),
+            ("GET".into(), "http://h:81/login?next=http://h:81/".into(), 0)
+        );
+    }
+
+    #[test]
+    fn another_server_is_not_told_what_was_meant_for_the_first() {
+        let mut request = HttpRequest::new("GET", "http://h:81/").unwrap();
+        for name in ["Authorization", "cookie", "X-Run"] {
+            request.headers.push(Header {
+                name: name.into(),
+                value: "1".into(),
+            });
+        }
+        let names = |location| {
+            let (next, leaves) = redirected(&request, 307, Some(location)).unwrap().unwrap();
+            let names: Vec<String> = next.headers.into_iter().map(|header| header.name).collect();
+            (names.join(" "), leaves)
+        };
+        assert_eq!(names("/a"), ("Authorization cookie X-Run".into(), false));
+        assert_eq!(names("https://h:81/"), ("X-Run".into(), true));
+        assert_eq!(names("//other/"), ("X-Run".into(), true));
     }
 }

@@ -1,5 +1,11 @@
 //! As much of a URL as a request needs.
 
+/// Whether it is absolute. What a query names may have a scheme in its middle.
+pub(crate) fn has_scheme(text: &str) -> bool {
+    text.split_once("://")
+        .is_some_and(|(scheme, _)| scheme.bytes().all(|b| b.is_ascii_alphanumeric()))
+}
+
 /// An absolute `http` or `https` URL in its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {

@@ -3,7 +3,7 @@
 use super::engine::Outgoing;
 use crate::http::link::split_address;
 use crate::http::request::{encode, has_header};
-use crate::http::url::Url;
+use crate::http::url::{has_scheme, Url};
 use crate::net::{Endpoint, Failure, TlsClient};
 use crate::plan::{is_loopback, refusal, Header, HttpRequest, Payload, Plan, TlsOptions};
 use crate::result::ErrorKind;
@@ -26,6 +26,8 @@ pub struct ClientOptions {
     pub headers: Vec<(String, String)>,
     /// How servers at `https` URLs prove who they are, and who we are.
     pub tls: TlsOptions,
+    /// How many redirects of a request are followed, if it does not say so itself.
+    pub redirects: u32,
 }
 
 impl ClientOptions {
@@ -67,6 +69,8 @@ pub struct Ask<'a> {
     pub headers: &'a [(String, String)],
     /// What is sent, and of what type it is if no header says so.
     pub body: Option<(&'a [u8], &'a str)>,
+    /// How many redirects are followed, if not as many as [`ClientOptions::redirects`] says.
+    pub redirects: Option<u32>,
 }
 
 /// A server that users talk to.
@@ -150,7 +154,7 @@ impl Client {
     }
 
     fn resolve_url(&self, text: &str) -> Result<Url, Failure> {
-        if text.contains("://") {
+        if has_scheme(text) {
             return Url::parse(text).map_err(wrong);
         }
         let Some(base) = &self.base else {
@@ -169,7 +173,45 @@ impl Client {
         Url::parse(&format!("{scheme}://{}{path}", base.authority)).map_err(wrong)
     }
 
+    /// How many redirects of this request are followed.
+    pub(super) fn redirects(&self, ask: &Ask<'_>) -> u32 {
+        ask.redirects.unwrap_or(self.options.redirects)
+    }
+
     fn make(&mut self, ask: &Ask<'_>) -> Result<Prepared, Failure> {
+        let (request, url) = self.spelled_out(ask)?;
+        Ok(self.made(&request, &url))
+    }
+
+    /// The same as a request whose response may lead to another.
+    pub(super) fn prepare_to_follow(&mut self, ask: &Ask<'_>) -> Result<(Prepared, HttpRequest), Failure> {
+        let (mut request, url) = self.spelled_out(ask)?;
+        request.url = format!(
+            "{}://{}{}",
+            if url.tls { "https" } else { "http" },
+            url.authority,
+            url.path
+        );
+        Ok((self.made(&request, &url), request))
+    }
+
+    /// A request that a response has led to.
+    pub(super) fn prepare_redirected(&mut self, request: &HttpRequest) -> Result<Prepared, Failure> {
+        let url = Url::parse(&request.url).map_err(|why| Failure::new(ErrorKind::Assertion, why))?;
+        Ok(self.made(request, &url))
+    }
+
+    fn made(&mut self, request: &HttpRequest, url: &Url) -> Prepared {
+        let bytes = encode(request, url, true);
+        Prepared {
+            origin: self.origin(url),
+            head_end: bytes.len() - request.body.0.len() - 2,
+            bytes: bytes.into(),
+            name: request.name.as_str().into(),
+        }
+    }
+
+    fn spelled_out(&self, ask: &Ask<'_>) -> Result<(HttpRequest, Url), Failure> {
         let url = self.resolve_url(ask.url)?;
         if ask.method.is_empty() || !ask.method.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
             return Err(wrong(format!("{:?} is not a method of HTTP", ask.method)));
@@ -197,27 +239,20 @@ impl Client {
                 value: kind.into(),
             });
         }
+        let name = match ask.name {
+            Some(name) => name.to_owned(),
+            // What stands behind the question mark differs each time.
+            None => format!("{} {}", ask.method, url.path.split('?').next().unwrap_or("/")),
+        };
         let request = HttpRequest {
-            name: String::new(),
+            name,
             weight: 1.0,
             method: ask.method.into(),
             url: String::new(),
             headers,
             body: Payload(body.to_vec()),
         };
-        let bytes = encode(&request, &url, true);
-        let head_end = bytes.len() - body.len() - 2;
-        let name: Arc<str> = match ask.name {
-            Some(name) => name.into(),
-            // What stands behind the question mark differs each time.
-            None => format!("{} {}", ask.method, url.path.split('?').next().unwrap_or("/")).into(),
-        };
-        Ok(Prepared {
-            origin: self.origin(&url),
-            bytes: bytes.into(),
-            head_end,
-            name,
-        })
+        Ok((request, url))
     }
 
     fn origin(&mut self, url: &Url) -> u32 {
@@ -384,6 +419,7 @@ mod tests {
             ("/a", "GET /a"),
             ("b?c=d", "GET /api/b"),
             ("http://[::1]:9/e", "GET /e"),
+            ("/login?next=http://elsewhere/", "GET /login"),
         ] {
             let prepared = client
                 .prepare(&Ask {

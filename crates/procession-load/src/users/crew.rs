@@ -8,8 +8,9 @@ use super::client::{Ask, Client, ClientOptions, Cookies};
 use super::desk::{Desk, Next};
 use super::engine::{Done, Engine, Found, Receive, Socket, Ticket, Timing};
 use super::reply::Reply;
+use crate::http::follow::redirected;
 use crate::net::Failure;
-use crate::plan::Plan;
+use crate::plan::{HttpRequest, Plan};
 use crate::result::{ErrorKind, StepKind};
 use crate::{now_ns, Phase, Sample, StepId};
 use rustix::fd::OwnedFd;
@@ -60,6 +61,12 @@ enum Op {
         sent_ns: u64,
         expected: Expected,
         origin: u32,
+        /// If its response may lead to another request.
+        trail: Option<Box<Trail>>,
+    },
+    /// A user waits for the end of a trail, whose request has this ticket at the moment.
+    Follow {
+        at: Ticket,
     },
     Connect {
         name: String,
@@ -69,6 +76,21 @@ enum Op {
         intended_ns: u64,
         sent_ns: u64,
     },
+}
+
+/// Requests that lead to one another. They are counted as one: the last response, timed from the first request.
+#[derive(Debug)]
+struct Trail {
+    /// What the user waits for, whichever request is under way.
+    ticket: Ticket,
+    request: HttpRequest,
+    redirects_left: u32,
+    /// Whether any was followed.
+    has_followed: bool,
+    /// When the time limit for all of them is over.
+    limit_ns: u64,
+    /// Of the responses before.
+    bytes_received: u64,
 }
 
 #[derive(Debug, Default)]
@@ -377,7 +399,14 @@ impl Crew {
         timeout_ns: Option<u64>,
     ) -> Result<(Ticket, Arc<str>), Option<Failure>> {
         self.may_begin().ok_or(None)?;
-        let prepared = self.client.prepare(ask).map_err(Some)?;
+        let redirects = self.client.redirects(ask);
+        let (prepared, first) = match redirects {
+            0 => (self.client.prepare(ask).map_err(Some)?, None),
+            _ => {
+                let (prepared, first) = self.client.prepare_to_follow(ask).map_err(Some)?;
+                (prepared, Some(first))
+            }
+        };
         let step = self.step(StepKind::Request, &prepared.name).ok_or(None)?;
         let engine = &mut self.engine;
         let endpoint = match self.client.endpoint(prepared.origin, |endpoint, tls| {
@@ -416,6 +445,7 @@ impl Crew {
             ask.method == "HEAD",
             limit,
         );
+        let waited_for = first.is_some().then(|| self.engine.wait_for_nothing());
         let op = Op::Http {
             user,
             step,
@@ -423,8 +453,77 @@ impl Crew {
             sent_ns: now,
             expected,
             origin: prepared.origin,
+            trail: waited_for.zip(first).map(|(ticket, request)| {
+                Box::new(Trail {
+                    ticket,
+                    request,
+                    redirects_left: redirects,
+                    has_followed: false,
+                    limit_ns: now.saturating_add(limit),
+                    bytes_received: 0,
+                })
+            }),
         };
-        Ok((self.put(ticket, op), prepared.name))
+        let ticket = self.put(ticket, op);
+        let ticket = waited_for.map_or(ticket, |outer| self.put(outer, Op::Follow { at: ticket }));
+        Ok((ticket, prepared.name))
+    }
+
+    /// Sends the request that a response leads to. `Ok(None)` if it leads nowhere.
+    fn follow(
+        &mut self,
+        user: UserIndex,
+        trail: &mut Trail,
+        reply: &Reply,
+    ) -> Result<Option<(Ticket, u32)>, Failure> {
+        if trail.redirects_left == 0 {
+            return Ok(None);
+        }
+        let location = reply
+            .headers()
+            .find(|(name, _)| name.eq_ignore_ascii_case("location"))
+            .map(|(_, value)| String::from_utf8_lossy(value));
+        let Some((next, _)) = redirected(&trail.request, reply.status, location.as_deref())? else {
+            return Ok(None);
+        };
+        let prepared = self.client.prepare_redirected(&next)?;
+        let engine = &mut self.engine;
+        let endpoint = self
+            .client
+            .endpoint(prepared.origin, |endpoint, tls| {
+                engine.add_endpoint(endpoint, tls)
+            })
+            .map_err(|failure| match failure.kind {
+                // It was asked for, and is counted.
+                ErrorKind::Script => Failure::new(ErrorKind::Assertion, failure.text),
+                _ => failure,
+            })?;
+        let out = prepared.outgoing(&self.users[user].cookies);
+        let bytes = out.len() as u64;
+        self.desk.with(|desk| desk.worker.recorder().bytes_sent(bytes));
+        let ticket = self.engine.request(
+            user as u32,
+            prepared.origin,
+            endpoint,
+            out,
+            next.method == "HEAD",
+            trail.limit_ns.saturating_sub(now_ns()).max(1),
+        );
+        trail.request = next;
+        trail.redirects_left -= 1;
+        trail.has_followed = true;
+        Ok(Some((ticket, prepared.origin)))
+    }
+
+    /// What the user is told, who may wait for the end of a trail.
+    fn told(&mut self, trail: Option<Box<Trail>>, outcome: Outcome) -> Option<Outcome> {
+        let Some(trail) = trail else {
+            return Some(outcome);
+        };
+        let _ = self.engine.cancel(trail.ticket);
+        self.ops[trail.ticket.index()] = None;
+        self.outcomes.push_back((trail.ticket, outcome));
+        None
     }
 
     /// Connects a raw socket to `HOST:PORT`.
@@ -536,6 +635,7 @@ impl Crew {
         let _ = self.engine.cancel(ticket);
         let now = now_ns();
         match op {
+            Op::Follow { at } => self.cancel(at),
             Op::Http {
                 step,
                 intended_ns,
@@ -617,6 +717,8 @@ impl Crew {
             let ends = match &self.ops[index] {
                 None => false,
                 Some(Op::Pause | Op::Call) => true,
+                // It ends with what its user waits for.
+                Some(Op::Http { trail: Some(_), .. }) => false,
                 Some(_) => phase == Phase::Over,
             };
             let Some(ticket) = ends.then(|| self.engine.ticket(index)).flatten() else {
@@ -684,6 +786,7 @@ impl Crew {
                 sent_ns,
                 expected,
                 origin,
+                mut trail,
             } => {
                 let mut sample = Sample {
                     intended_ns,
@@ -691,15 +794,44 @@ impl Crew {
                     written_ns: timing.written_ns,
                     first_byte_ns: timing.first_byte_ns,
                     ended_ns: timing.ended_ns,
-                    bytes_received: timing.bytes_received,
+                    bytes_received: timing.bytes_received
+                        + trail.as_ref().map_or(0, |trail| trail.bytes_received),
                     status: 0,
                 };
+                let mut done = done;
+                if let (Some(trail_here), Done::Replied(reply)) = (&mut trail, &mut done) {
+                    self.keep_cookies(user, origin, reply);
+                    match self.follow(user, trail_here, reply) {
+                        Ok(Some((at, origin))) => {
+                            trail_here.bytes_received = sample.bytes_received;
+                            self.ops[trail_here.ticket.index()] = Some(Op::Follow { at });
+                            let op = Op::Http {
+                                user,
+                                step,
+                                intended_ns,
+                                sent_ns,
+                                expected,
+                                origin,
+                                trail,
+                            };
+                            self.put(at, op);
+                            return None;
+                        }
+                        Ok(None) if trail_here.has_followed => {
+                            reply.led_to = Some(trail_here.request.url.as_str().into());
+                        }
+                        Ok(None) => {}
+                        Err(failure) => done = Done::Failed(failure),
+                    }
+                }
                 let desk = Arc::clone(&self.desk);
                 let outcome = match done {
                     Done::Replied(reply) => {
                         sample.status = reply.status;
                         let failure = unexpected(&expected, &reply);
-                        self.keep_cookies(user, origin, &reply);
+                        if trail.is_none() {
+                            self.keep_cookies(user, origin, &reply);
+                        }
                         desk.with(|desk| {
                             let recorder = desk.worker.recorder();
                             match &failure {
@@ -721,7 +853,7 @@ impl Crew {
                     }
                     _ => return None,
                 };
-                Some(outcome)
+                self.told(trail, outcome)
             }
             Op::Connect { name } => {
                 let step = self.step(StepKind::Step, &name.into())?;
@@ -790,6 +922,8 @@ impl Crew {
                 _ => Outcome::Slept,
             }),
             Op::Call => Some(Outcome::Called),
+            // It is only ever told of.
+            Op::Follow { .. } => None,
         }
     }
 

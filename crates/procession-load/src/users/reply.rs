@@ -16,6 +16,8 @@ pub struct Reply {
     head_bytes: usize,
     /// How long the body was, in bytes, whether it was kept or not.
     pub body_bytes: u64,
+    /// Where redirects that were followed have led; `None` if there were none.
+    pub led_to: Option<Box<str>>,
     /// Whether all of the body was kept.
     pub is_whole: bool,
     /// Whether there are cookies in it.

@@ -267,6 +267,13 @@ impl<'a> Request<'a> {
         self
     }
 
+    /// How many redirects are followed, if not as many as the scenario says. What is counted is the last response, timed
+    /// from the first request.
+    pub fn redirects(mut self, most: u32) -> Request<'a> {
+        self.ask.redirects = Some(most);
+        self
+    }
+
     /// How long it may take, if not as long as the plan says.
     pub fn timeout(mut self, timeout: Duration) -> Request<'a> {
         self.timeout = Some(timeout);
@@ -364,6 +371,12 @@ impl<V: VirtualUser> Scenario<V> {
     /// How servers at `https` URLs prove who they are, and who we are.
     pub fn tls(mut self, options: TlsOptions) -> Scenario<V> {
         self.client.tls = options;
+        self
+    }
+
+    /// How many redirects of each request are followed, also to other servers; none if nothing is said.
+    pub fn redirects(mut self, most: u32) -> Scenario<V> {
+        self.client.redirects = most;
         self
     }
 

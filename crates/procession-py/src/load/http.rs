@@ -28,6 +28,7 @@ struct Options<'py> {
     data: Option<Bound<'py, PyAny>>,
     timeout: Option<f64>,
     expect: Option<Bound<'py, PyAny>>,
+    redirects: Option<i64>,
 }
 
 fn pairs(headers: &Bound<'_, PyAny>) -> PyResult<Vec<(String, String)>> {
@@ -62,6 +63,15 @@ fn expected(expect: &Option<Bound<'_, PyAny>>) -> PyResult<Expected> {
             .collect::<PyResult<Vec<u16>>>()?,
     };
     Ok(Expected::OneOf(statuses))
+}
+
+fn most_redirects(redirects: Option<i64>) -> PyResult<Option<u32>> {
+    redirects
+        .map(|most| {
+            u32::try_from(most)
+                .map_err(|_| PyValueError::new_err("redirects must be a whole number, at least 0"))
+        })
+        .transpose()
 }
 
 /// Body and its type.
@@ -123,6 +133,7 @@ impl HttpClient {
             name: options.name.as_deref(),
             headers: &headers,
             body: body.as_ref().map(|(bytes, kind)| (bytes.as_slice(), *kind)),
+            redirects: most_redirects(options.redirects)?,
         };
         let (user, is_async) = (self.user, self.inner.is_async);
         let called: OnceLock<Arc<str>> = OnceLock::new();
@@ -149,7 +160,7 @@ impl HttpClient {
 #[pymethods]
 impl HttpClient {
     /// Sends a GET request.
-    #[pyo3(signature = (url, *, name=None, params=None, headers=None, timeout=None, expect=None))]
+    #[pyo3(signature = (url, *, name=None, params=None, headers=None, timeout=None, expect=None, redirects=None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords to Python")]
     fn get(
         &self,
@@ -160,6 +171,7 @@ impl HttpClient {
         headers: Option<Bound<'_, PyAny>>,
         timeout: Option<f64>,
         expect: Option<Bound<'_, PyAny>>,
+        redirects: Option<i64>,
     ) -> PyResult<Py<PyAny>> {
         self.ask(
             py,
@@ -171,13 +183,14 @@ impl HttpClient {
                 headers,
                 timeout,
                 expect,
+                redirects,
                 ..Options::default()
             },
         )
     }
 
     /// Sends a HEAD request.
-    #[pyo3(signature = (url, *, name=None, params=None, headers=None, timeout=None, expect=None))]
+    #[pyo3(signature = (url, *, name=None, params=None, headers=None, timeout=None, expect=None, redirects=None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords to Python")]
     fn head(
         &self,
@@ -188,6 +201,7 @@ impl HttpClient {
         headers: Option<Bound<'_, PyAny>>,
         timeout: Option<f64>,
         expect: Option<Bound<'_, PyAny>>,
+        redirects: Option<i64>,
     ) -> PyResult<Py<PyAny>> {
         self.ask(
             py,
@@ -199,13 +213,14 @@ impl HttpClient {
                 headers,
                 timeout,
                 expect,
+                redirects,
                 ..Options::default()
             },
         )
     }
 
     /// Sends a DELETE request.
-    #[pyo3(signature = (url, *, name=None, params=None, headers=None, json=None, data=None, timeout=None, expect=None))]
+    #[pyo3(signature = (url, *, name=None, params=None, headers=None, json=None, data=None, timeout=None, expect=None, redirects=None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords to Python")]
     fn delete(
         &self,
@@ -218,6 +233,7 @@ impl HttpClient {
         data: Option<Bound<'_, PyAny>>,
         timeout: Option<f64>,
         expect: Option<Bound<'_, PyAny>>,
+        redirects: Option<i64>,
     ) -> PyResult<Py<PyAny>> {
         self.ask(
             py,
@@ -231,12 +247,13 @@ impl HttpClient {
                 data,
                 timeout,
                 expect,
+                redirects,
             },
         )
     }
 
     /// Sends a POST request.
-    #[pyo3(signature = (url, *, name=None, params=None, headers=None, json=None, data=None, timeout=None, expect=None))]
+    #[pyo3(signature = (url, *, name=None, params=None, headers=None, json=None, data=None, timeout=None, expect=None, redirects=None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords to Python")]
     fn post(
         &self,
@@ -249,6 +266,7 @@ impl HttpClient {
         data: Option<Bound<'_, PyAny>>,
         timeout: Option<f64>,
         expect: Option<Bound<'_, PyAny>>,
+        redirects: Option<i64>,
     ) -> PyResult<Py<PyAny>> {
         self.ask(
             py,
@@ -262,12 +280,13 @@ impl HttpClient {
                 data,
                 timeout,
                 expect,
+                redirects,
             },
         )
     }
 
     /// Sends a PUT request.
-    #[pyo3(signature = (url, *, name=None, params=None, headers=None, json=None, data=None, timeout=None, expect=None))]
+    #[pyo3(signature = (url, *, name=None, params=None, headers=None, json=None, data=None, timeout=None, expect=None, redirects=None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords to Python")]
     fn put(
         &self,
@@ -280,6 +299,7 @@ impl HttpClient {
         data: Option<Bound<'_, PyAny>>,
         timeout: Option<f64>,
         expect: Option<Bound<'_, PyAny>>,
+        redirects: Option<i64>,
     ) -> PyResult<Py<PyAny>> {
         self.ask(
             py,
@@ -293,12 +313,13 @@ impl HttpClient {
                 data,
                 timeout,
                 expect,
+                redirects,
             },
         )
     }
 
     /// Sends a PATCH request.
-    #[pyo3(signature = (url, *, name=None, params=None, headers=None, json=None, data=None, timeout=None, expect=None))]
+    #[pyo3(signature = (url, *, name=None, params=None, headers=None, json=None, data=None, timeout=None, expect=None, redirects=None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords to Python")]
     fn patch(
         &self,
@@ -311,6 +332,7 @@ impl HttpClient {
         data: Option<Bound<'_, PyAny>>,
         timeout: Option<f64>,
         expect: Option<Bound<'_, PyAny>>,
+        redirects: Option<i64>,
     ) -> PyResult<Py<PyAny>> {
         self.ask(
             py,
@@ -324,12 +346,13 @@ impl HttpClient {
                 data,
                 timeout,
                 expect,
+                redirects,
             },
         )
     }
 
     /// Sends a request of any method.
-    #[pyo3(signature = (method, url, *, name=None, params=None, headers=None, json=None, data=None, timeout=None, expect=None))]
+    #[pyo3(signature = (method, url, *, name=None, params=None, headers=None, json=None, data=None, timeout=None, expect=None, redirects=None))]
     #[expect(clippy::too_many_arguments, reason = "they are keywords to Python")]
     fn request(
         &self,
@@ -343,6 +366,7 @@ impl HttpClient {
         data: Option<Bound<'_, PyAny>>,
         timeout: Option<f64>,
         expect: Option<Bound<'_, PyAny>>,
+        redirects: Option<i64>,
     ) -> PyResult<Py<PyAny>> {
         if method.is_empty() {
             return Err(PyValueError::new_err("a request needs a method, such as \"GET\""));
@@ -359,6 +383,7 @@ impl HttpClient {
                 data,
                 timeout,
                 expect,
+                redirects,
             },
         )
     }

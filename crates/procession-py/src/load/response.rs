@@ -89,7 +89,7 @@ impl HttpResponse {
         self.reply.status < 400
     }
 
-    /// What was asked for.
+    /// What was asked for; where redirects were followed, where they have led.
     #[getter]
     fn url(&self) -> &str {
         &self.url

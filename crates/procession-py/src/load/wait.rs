@@ -140,6 +140,7 @@ pub fn make(py: Python<'_>, inner: &Arc<Inner>, outcome: Outcome, makes: &Makes)
                 Makes::Response { name, url } => (name.clone(), url.clone()),
                 _ => ("".into(), String::new()),
             };
+            let url = reply.led_to.as_deref().map_or(url, str::to_owned);
             let response = HttpResponse::new(reply, name, url, response_ns);
             Ok(Py::new(py, response)?.into_any())
         }

@@ -162,7 +162,6 @@ fn refuse_options_of_urls(arguments: &LoadArguments) -> Result<(), CommandError>
         ("--http2", arguments.http2),
         ("--streams", arguments.streams.is_some()),
         ("--disable-keepalive", arguments.disable_keepalive),
-        ("--redirects", arguments.redirects.is_some()),
         ("--cookies", arguments.cookies),
         ("--send", arguments.send.is_some()),
         ("--until", arguments.until.is_some()),
