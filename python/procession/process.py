@@ -190,8 +190,9 @@ class _Controllable(BaseProcess):
     timed_out = _TimedOut()
     timeout_error = _TimeoutError()
 
-    def __init__(self, group=None, target=None, name=None, args=(), kwargs={}, *, daemon=None, timeout=None):
-        super().__init__(group, target, name, args, kwargs, daemon=daemon)
+    def __init__(self, group=None, target=None, name=None, args=(), kwargs={}, *, daemon=None, timeout=None, **unknown):
+        # What is unknown is refused there, in the standard library's words.
+        super().__init__(group, target, name, args, kwargs, daemon=daemon, **unknown)
         if timeout is not None:
             if not isinstance(timeout, (int, float)) or isinstance(timeout, bool):
                 raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")

@@ -24,6 +24,9 @@ KNOWN_DIFFERENCES = (
     "procession.process._Controllable.state",
     "procession.process._Controllable.timed_out",
     "procession.process._Controllable.timeout_error",
+    # Made by `register`, so that they take whatever there is, and pass it on.
+    "procession.managers.SyncManager.Lock",
+    "procession.managers.SyncManager.RLock",
     # Functions that stand as classes in the standard library's stub too, as people write them in annotations.
     "procession.JoinableQueue",
     "procession.Queue",
