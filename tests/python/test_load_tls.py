@@ -1,4 +1,4 @@
-"""Functions as virtual users speak to https servers: whom they trust, who they say they are; and whom they leave alone."""
+"""Functions as virtual users speak to https servers: whom they trust, and who they say they are."""
 
 from __future__ import annotations
 
@@ -207,20 +207,3 @@ def test_the_command_refuses_a_certificate_without_its_key_before_anything_begin
     ):
         done = run("load", "--no-tui", "shop.py", "-u", "1", "-n", "5", "-o", "result.json", *options)
         assert done.returncode in (1, 2) and words in done.stderr, done.stderr
-
-
-@pytest.mark.parametrize("vuser", ["async", "thread"])
-def test_a_machine_of_others_is_left_alone_unless_they_agree(vuser):
-    # A network for examples, where nobody is: the request is refused before anything is sent.
-    function = users(vuser, "http://192.0.2.1/")
-    result = load(function, vuser=vuser, rate=1000, duration=0.2, processes=1)
-    assert set(errors_of(result)) == {"script"} and result.data["totals"]["connections"] == 0
-    example = result.data["errors"][0]["example"]
-    assert "192.0.2.1 is not this machine, and 1000 requests per second" in example
-
-
-def test_a_base_url_of_others_is_refused_before_anything_begins():
-    with pytest.raises(ValueError, match="192.0.2.1 is not this machine"):
-        load(users("thread"), url="http://192.0.2.1/", rate=1000, duration=0.2)
-    with pytest.raises(ValueError, match="64 connections"):
-        load(users("thread"), url="http://192.0.2.1/", users=64, duration=0.2)

@@ -199,8 +199,9 @@ def load(target: Any = None, /, **options: Any) -> Any:
             ask for `setup`.
         setup_process, teardown_process: called once in each worker process. What it returns takes the place of the former.
         seed: what random choices begin with; the same seed gives the same schedule.
-        own_target: says that a target which is not on this machine is yours to test. Without it, such a target gets a
-            modest load at most: if iterations begin faster than that, a function's requests to it fail.
+        own_target: says that targets which are not on this machine are yours to test. Without it they get a modest load at
+            most, that of 10 users or 50 requests per second: more than that ends the run with an error. Hosts to which
+            only redirects lead get no more than that in any case.
         context: a context whose start method the workers have; the default one if None.
 
     Returns:

@@ -332,7 +332,11 @@ class Controlled:
 
     def wait(self, seconds: float) -> bool:
         """Whether it is over."""
-        over = self._run.wait(seconds)
+        try:
+            over = self._run.wait(seconds)
+        except RuntimeError as error:
+            # What a worker gave up for is for the tester to read, and not where in here that was seen.
+            raise LoadError(str(error)) from None
         self._listen()
         return over
 
