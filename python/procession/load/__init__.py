@@ -144,6 +144,7 @@ def load(
     redirects: int | None = None,
     verify: bool | str | os.PathLike[str] = True,
     cert: str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+    server_name: str | None = None,
     data: Any = None,
     setup: Function | None = None,
     teardown: Function | None = None,
@@ -194,6 +195,8 @@ def load(target: Any = None, /, **options: Any) -> Any:
         verify: whether the certificates of https servers are checked; or a file of those (PEM) that are trusted instead of
             the system's.
         cert: our own certificate, for servers that ask for one: a file (PEM) with certificate and key, or a file for each.
+        server_name: the name that https servers are asked for, and that their certificates must be for, instead of the
+            host of the URL: for one that is reached by its address, or through a tunnel.
         data: rows for those who ask for `data`: see `feed`.
         setup, teardown: called once per run, in the process that calls `load`. What `setup` returns is given to those who
             ask for `setup`.
