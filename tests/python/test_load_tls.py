@@ -1,4 +1,4 @@
-"""Functions as virtual users speak to https servers: whom they trust, who they say they are; and whom they leave alone."""
+"""Functions as virtual users speak to https servers: whom they trust, and who they say they are."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ SERVER = """
 
     async def serve(reader, writer):
         connection = b"%d" % id(writer)
+        asked = getattr(writer.get_extra_info("ssl_object"), "asked", None)
         try:
             while True:
                 head = (await reader.readuntil(b"\\r\\n\\r\\n")).decode().lower()
                 length = [line for line in head.split("\\r\\n") if line.startswith("content-length:")]
                 body = await reader.readexactly(int(length[0].split(":")[1]) if length else 0)
                 answer = b"x" * BIG if head.startswith("get /big ") else b"%d" % len(body)
+                if head.startswith("get /name "):
+                    answer = str(asked).encode()
                 writer.write(b"HTTP/1.1 200 OK\\r\\nContent-Length: %d\\r\\n\\r\\n" % len(answer) + answer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, OSError):
@@ -46,6 +49,7 @@ SERVER = """
     async def main(folder, asks_for_certificate):
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(f"{folder}/server.pem", f"{folder}/server.key")
+        context.sni_callback = lambda ssl_object, name, _: setattr(ssl_object, "asked", name)
         if asks_for_certificate == "1":
             context.load_verify_locations(f"{folder}/ca.pem")
             context.verify_mode = ssl.CERT_REQUIRED
@@ -118,6 +122,36 @@ def test_a_server_that_nobody_vouches_for_is_an_error_of_its_kind(server, vuser)
     assert (result.requests, errors_of(result)) == (20, {"tls": 20})
     assert result.verdict != "PASS"
     assert errors_of(run_users(server, vuser, verify=False)) == {}
+
+
+@pytest.mark.parametrize("vuser", KINDS)
+def test_the_name_that_is_asked_for_is_the_one_that_the_certificate_must_be_for(server, vuser):
+    def named(name):
+        if vuser == "async":
+
+            async def coroutine(http):
+                assert (await http.get("/name")).text == name
+
+            return coroutine
+
+        def plain(http):
+            assert http.get("/name").text == name
+
+        return plain
+
+    def errors(said, **options):
+        return errors_of(run_users(server, vuser, named(str(said)), verify=AUTHORITY, **options))
+
+    # Of an address, TLS asks no name.
+    assert errors(None) == {}
+    assert errors("procession.test", server_name="procession.test") == {}
+    assert errors(None, server_name="example.org") == {"tls": 20}
+
+
+@pytest.mark.parametrize(("wrong", "error"), [("not a name", ValueError), ("", ValueError), (b"bytes", TypeError)])
+def test_a_name_that_is_none_is_refused_before_anything_begins(server, wrong, error):
+    with pytest.raises(error, match="name"):
+        run_users(server, "thread", server_name=wrong)
 
 
 @pytest.mark.parametrize("vuser", ["async", "thread"])
@@ -207,20 +241,3 @@ def test_the_command_refuses_a_certificate_without_its_key_before_anything_begin
     ):
         done = run("load", "--no-tui", "shop.py", "-u", "1", "-n", "5", "-o", "result.json", *options)
         assert done.returncode in (1, 2) and words in done.stderr, done.stderr
-
-
-@pytest.mark.parametrize("vuser", ["async", "thread"])
-def test_a_machine_of_others_is_left_alone_unless_they_agree(vuser):
-    # A network for examples, where nobody is: the request is refused before anything is sent.
-    function = users(vuser, "http://192.0.2.1/")
-    result = load(function, vuser=vuser, rate=1000, duration=0.2, processes=1)
-    assert set(errors_of(result)) == {"script"} and result.data["totals"]["connections"] == 0
-    example = result.data["errors"][0]["example"]
-    assert "192.0.2.1 is not this machine, and 1000 requests per second" in example
-
-
-def test_a_base_url_of_others_is_refused_before_anything_begins():
-    with pytest.raises(ValueError, match="192.0.2.1 is not this machine"):
-        load(users("thread"), url="http://192.0.2.1/", rate=1000, duration=0.2)
-    with pytest.raises(ValueError, match="64 connections"):
-        load(users("thread"), url="http://192.0.2.1/", users=64, duration=0.2)

@@ -144,6 +144,7 @@ def load(
     redirects: int | None = None,
     verify: bool | str | os.PathLike[str] = True,
     cert: str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
+    server_name: str | None = None,
     data: Any = None,
     setup: Function | None = None,
     teardown: Function | None = None,
@@ -194,13 +195,16 @@ def load(target: Any = None, /, **options: Any) -> Any:
         verify: whether the certificates of https servers are checked; or a file of those (PEM) that are trusted instead of
             the system's.
         cert: our own certificate, for servers that ask for one: a file (PEM) with certificate and key, or a file for each.
+        server_name: the name that https servers are asked for, and that their certificates must be for, instead of the
+            host of the URL: for one that is reached by its address, or through a tunnel.
         data: rows for those who ask for `data`: see `feed`.
         setup, teardown: called once per run, in the process that calls `load`. What `setup` returns is given to those who
             ask for `setup`.
         setup_process, teardown_process: called once in each worker process. What it returns takes the place of the former.
         seed: what random choices begin with; the same seed gives the same schedule.
-        own_target: says that a target which is not on this machine is yours to test. Without it, such a target gets a
-            modest load at most: if iterations begin faster than that, a function's requests to it fail.
+        own_target: says that targets which are not on this machine are yours to test. Without it they get a modest load at
+            most, that of 10 users or 50 requests per second: more than that ends the run with an error. Hosts to which
+            only redirects lead get no more than that in any case.
         context: a context whose start method the workers have; the default one if None.
 
     Returns:

@@ -140,7 +140,8 @@ def make_plan(scenario: Scenario, options: Mapping[str, Any], vuser: str) -> dic
 
 _OPTIONS = frozenset(
     """users rate arrivals stages duration iterations warmup timeout drain slo vuser processes max_users url headers
-    redirects verify cert data setup teardown setup_process teardown_process seed own_target context weight""".split()
+    redirects verify cert server_name data setup teardown setup_process teardown_process seed own_target context
+    weight""".split()
 )
 
 
@@ -210,15 +211,17 @@ def run(target: Any, options: Mapping[str, Any]) -> LoadResult:
         _call_hook(merged.get("teardown"), "teardown", value)
 
 
-def _tls(verify: Any, cert: Any) -> dict[str, Any]:
+def _tls(verify: Any, cert: Any, server_name: Any) -> dict[str, Any]:
     """How servers at https URLs prove who they are, and who we are."""
+    if server_name is not None and not isinstance(server_name, str):
+        raise TypeError(f"server_name must be a text such as 'shop.example', not {server_name!r}")
     certificate, key = (cert, cert) if isinstance(cert, (str, os.PathLike)) else cert or (None, None)
     return {
         "insecure": verify is False,
         "ca_file": None if isinstance(verify, bool) else os.fspath(verify),
         "certificate_file": None if certificate is None else os.fspath(certificate),
         "key_file": None if key is None else os.fspath(key),
-        "server_name": None,
+        "server_name": server_name,
     }
 
 
@@ -236,7 +239,7 @@ def make_job(scenario: Scenario, plan: dict[str, Any], vuser: str, merged: Mappi
         "base_url": merged.get("url"),
         "headers": [[str(name), str(text)] for name, text in headers.items()],
         "redirects": _redirects(merged.get("redirects")),
-        "tls": _tls(merged.get("verify", True), merged.get("cert")),
+        "tls": _tls(merged.get("verify", True), merged.get("cert"), merged.get("server_name")),
     }
     return Job(
         scenario,
@@ -332,7 +335,11 @@ class Controlled:
 
     def wait(self, seconds: float) -> bool:
         """Whether it is over."""
-        over = self._run.wait(seconds)
+        try:
+            over = self._run.wait(seconds)
+        except RuntimeError as error:
+            # What a worker gave up for is for the tester to read, and not where in here that was seen.
+            raise LoadError(str(error)) from None
         self._listen()
         return over
 

@@ -131,6 +131,14 @@ pub(crate) fn refusal(host: &str, asked: &str) -> String {
     )
 }
 
+/// The same for the functions of virtual users.
+pub(crate) fn stranger_refusal(host: &str, asked: &str) -> String {
+    format!(
+        "{host} is not this machine, and {asked} may do harm: if it is yours, or its owner agrees, say so with \
+         own_target=True (--yes-i-own-this-target), or else ask for less"
+    )
+}
+
 /// Whether a host is this machine's own.
 pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")

@@ -4,7 +4,7 @@ mod check;
 mod pacing;
 mod target;
 
-pub(crate) use check::{is_loopback, refusal};
+pub(crate) use check::{is_loopback, stranger_refusal};
 pub use pacing::{Arrivals, Pacing, RateStage, Think, UserStage};
 pub use target::{
     Dns, Header, HttpRequest, HttpTarget, HttpVersion, Payload, Target, TcpTarget, TlsOptions, UdpTarget,

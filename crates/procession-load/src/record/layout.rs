@@ -22,6 +22,8 @@ pub(crate) struct Control {
     pub go: AtomicU32,
     /// 1: begin nothing new, finish what is in flight. 2: end now.
     pub stop: AtomicU32,
+    /// What all workers together have asked of machines of others: see `users/guard.rs`.
+    pub strangers_ns: AtomicU64,
 }
 
 /// How far a worker has come; 0 is none of these.

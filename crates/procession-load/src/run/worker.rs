@@ -9,7 +9,7 @@ use crate::schedule::{share_of_iterations, Place, Random, Schedule, Users};
 use procession::os::futex;
 use procession::os::process as os;
 use rustix::process::{getrlimit, setrlimit, Resource};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -182,6 +182,11 @@ impl Worker {
     /// Where it counts.
     pub fn recorder(&mut self) -> &mut Recorder {
         &mut self.recorder
+    }
+
+    /// What all workers together have asked of machines of others.
+    pub(crate) fn strangers_ns(&self) -> &AtomicU64 {
+        &self.region.control().strangers_ns
     }
 
     /// Random numbers of this worker, which depend on the plan's seed.

@@ -1,11 +1,12 @@
 //! Requests of virtual users: from what a function asks for to the bytes that are sent.
 
 use super::engine::Outgoing;
+use super::guard::Stranger;
 use crate::http::link::split_address;
 use crate::http::request::{encode, has_header};
 use crate::http::url::{has_scheme, Url};
 use crate::net::{Endpoint, Failure, TlsClient};
-use crate::plan::{is_loopback, refusal, Header, HttpRequest, Payload, Plan, TlsOptions};
+use crate::plan::{is_loopback, stranger_refusal, Header, HttpRequest, Payload, Plan, TlsOptions};
 use crate::result::ErrorKind;
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -39,8 +40,10 @@ impl ClientOptions {
     /// files for TLS that cannot be read.
     pub fn check(&self, plan: &Plan) -> Result<(), String> {
         if let Some(base) = self.base()? {
-            spare_strangers(&base.host, plan.immodest().as_deref())
-                .map_err(|failure| failure.text.into_owned())?;
+            // What is asked for at other hosts, only the functions know.
+            if let Some(asked) = plan.immodest().filter(|_| !is_loopback(&base.host)) {
+                return Err(stranger_refusal(&base.host, &asked));
+            }
         }
         for (name, value) in &self.headers {
             check_header(name, value)?;
@@ -81,6 +84,8 @@ pub(super) struct Origin {
     port: u16,
     tls: bool,
     endpoint: Option<u32>,
+    /// If it is a machine of others.
+    stranger: Option<Stranger>,
 }
 
 /// What is the same each time that the same thing is asked for.
@@ -104,8 +109,6 @@ pub(super) struct Cookies {
 #[derive(Debug)]
 pub(super) struct Client {
     options: ClientOptions,
-    /// What is asked for, if that is too much for machines that are not ours.
-    immodest: Option<String>,
     base: Option<Url>,
     origins: Vec<Origin>,
     prepared: HashMap<Box<str>, HashMap<&'static str, Prepared>>,
@@ -122,12 +125,11 @@ fn wrong(text: impl Into<std::borrow::Cow<'static, str>>) -> Failure {
 }
 
 impl Client {
-    /// For options that were [checked](ClientOptions::check). `immodest`: see [`Plan::immodest`].
-    pub(super) fn new(options: ClientOptions, immodest: Option<String>) -> Result<Client, String> {
+    /// For options that were [checked](ClientOptions::check).
+    pub(super) fn new(options: ClientOptions) -> Result<Client, String> {
         Ok(Client {
             base: options.base()?,
             options,
-            immodest,
             origins: Vec::new(),
             prepared: HashMap::new(),
         })
@@ -180,7 +182,7 @@ impl Client {
 
     fn make(&mut self, ask: &Ask<'_>) -> Result<Prepared, Failure> {
         let (request, url) = self.spelled_out(ask)?;
-        Ok(self.made(&request, &url))
+        Ok(self.made(&request, &url, true))
     }
 
     /// The same as a request whose response may lead to another.
@@ -192,19 +194,19 @@ impl Client {
             url.authority,
             url.path
         );
-        Ok((self.made(&request, &url), request))
+        Ok((self.made(&request, &url, true), request))
     }
 
     /// A request that a response has led to.
     pub(super) fn prepare_redirected(&mut self, request: &HttpRequest) -> Result<Prepared, Failure> {
         let url = Url::parse(&request.url).map_err(|why| Failure::new(ErrorKind::Assertion, why))?;
-        Ok(self.made(request, &url))
+        Ok(self.made(request, &url, false))
     }
 
-    fn made(&mut self, request: &HttpRequest, url: &Url) -> Prepared {
+    fn made(&mut self, request: &HttpRequest, url: &Url, is_named: bool) -> Prepared {
         let bytes = encode(request, url, true);
         Prepared {
-            origin: self.origin(url),
+            origin: self.origin(url, is_named),
             head_end: bytes.len() - request.body.0.len() - 2,
             bytes: bytes.into(),
             name: request.name.as_str().into(),
@@ -255,7 +257,8 @@ impl Client {
         Ok((request, url))
     }
 
-    fn origin(&mut self, url: &Url) -> u32 {
+    /// Its number. `is_named`: the function asks for it, and no redirect.
+    fn origin(&mut self, url: &Url, is_named: bool) -> u32 {
         let same =
             |origin: &Origin| origin.host == url.host && origin.port == url.port && origin.tls == url.tls;
         let at = self.origins.iter().position(same).unwrap_or_else(|| {
@@ -265,10 +268,22 @@ impl Client {
                 port: url.port,
                 tls: url.tls,
                 endpoint: None,
+                stranger: (!is_loopback(&url.host)).then(|| Stranger {
+                    host: url.host.as_str().into(),
+                    is_led_to: true,
+                }),
             });
             self.origins.len() - 1
         });
+        if let Some(stranger) = &mut self.origins[at].stranger {
+            stranger.is_led_to &= !is_named;
+        }
         at as u32
+    }
+
+    /// Who is asked, if it is a machine of others.
+    pub(super) fn stranger(&self, origin: u32) -> Option<&Stranger> {
+        self.origins[origin as usize].stranger.as_ref()
     }
 
     /// The server's number in the engine, which `add` gives it the first time, when its name is looked up.
@@ -281,7 +296,6 @@ impl Client {
         if let Some(endpoint) = origin.endpoint {
             return Ok(endpoint);
         }
-        spare_strangers(&origin.host, self.immodest.as_deref())?;
         let tls = match origin.tls {
             true => Some(
                 TlsClient::new(&self.options.tls, &origin.host, Some(HTTP_1))
@@ -293,21 +307,19 @@ impl Client {
         origin.endpoint = Some(endpoint);
         Ok(endpoint)
     }
-
-    /// The server at `HOST:PORT`.
-    pub(super) fn resolve(&self, address: &str) -> Result<Endpoint, Failure> {
-        let (host, port) = split_address(address).map_err(|failure| wrong(failure.text))?;
-        spare_strangers(&host, self.immodest.as_deref())?;
-        Endpoint::resolve(&host, port)
-    }
 }
 
-/// Refuses a machine that is not ours, if it would be asked for more than is modest.
-fn spare_strangers(host: &str, immodest: Option<&str>) -> Result<(), Failure> {
-    match immodest {
-        Some(asked) if !is_loopback(host) => Err(wrong(refusal(host, asked))),
-        _ => Ok(()),
-    }
+/// Host and port of `HOST:PORT`.
+pub(super) fn parts(address: &str) -> Result<(String, u16), Failure> {
+    split_address(address).map_err(|failure| wrong(failure.text))
+}
+
+/// If it is a machine of others.
+pub(super) fn stranger_at(host: &str) -> Option<Stranger> {
+    (!is_loopback(host)).then(|| Stranger {
+        host: host.into(),
+        is_led_to: false,
+    })
 }
 
 impl Prepared {
@@ -377,7 +389,7 @@ mod tests {
             headers: vec![("X-Run".into(), "7".into())],
             ..ClientOptions::default()
         };
-        Client::new(options, None).unwrap()
+        Client::new(options).unwrap()
     }
 
     fn text(prepared: &Prepared) -> String {
@@ -430,13 +442,11 @@ mod tests {
                 .unwrap();
             assert_eq!(&*prepared.name, name);
         }
-        let without = Client::new(ClientOptions::default(), None)
-            .unwrap()
-            .prepare(&Ask {
-                method: "GET",
-                url: "/",
-                ..Ask::default()
-            });
+        let without = Client::new(ClientOptions::default()).unwrap().prepare(&Ask {
+            method: "GET",
+            url: "/",
+            ..Ask::default()
+        });
         assert!(without.unwrap_err().text.contains("names no host"));
     }
 
@@ -460,25 +470,27 @@ mod tests {
     }
 
     #[test]
-    fn machines_of_others_are_spared() {
-        let mut client =
-            Client::new(ClientOptions::default(), Some("9000 requests per second".into())).unwrap();
-        let mut reach = |url| {
+    fn machines_of_others_are_known_and_so_is_what_only_redirects_name() {
+        let mut client = client();
+        let named = |client: &mut Client, url| {
             let ask = Ask {
                 method: "GET",
                 url,
                 ..Ask::default()
             };
-            let origin = client.prepare(&ask).unwrap().origin;
-            client.endpoint(origin, |_, _| 7)
+            let (prepared, request) = client.prepare_to_follow(&ask).unwrap();
+            (client.stranger(prepared.origin).cloned(), request)
         };
-        let refused = reach("http://192.0.2.1/").unwrap_err();
-        assert_eq!(refused.kind, ErrorKind::Script);
-        assert!(refused
-            .text
-            .starts_with("192.0.2.1 is not this machine, and 9000 requests"));
-        assert_eq!(reach("http://127.0.0.1:1/").unwrap(), 7);
-        assert!(client.resolve("192.0.2.1:9").is_err() && client.resolve("[::1]:9").is_ok());
+        assert_eq!(named(&mut client, "/").0, None);
+        assert_eq!(stranger_at("::1"), None);
+        let (_, mut request) = named(&mut client, "/");
+        request.url = "http://192.0.2.1/".into();
+        let origin = client.prepare_redirected(&request).unwrap().origin;
+        assert!(client.stranger(origin).unwrap().is_led_to);
+        let (stranger, _) = named(&mut client, "http://192.0.2.1/other");
+        assert!(!stranger.unwrap().is_led_to);
+        client.prepare_redirected(&request).unwrap();
+        assert!(!client.stranger(origin).unwrap().is_led_to);
     }
 
     #[test]

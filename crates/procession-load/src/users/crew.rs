@@ -4,12 +4,13 @@
 //! coroutines, plain functions) begin operations for their users, get a [`Ticket`] for each, and are told by
 //! [`Crew::next_outcome`] which of them are over and how.
 
-use super::client::{Ask, Client, ClientOptions, Cookies};
+use super::client::{parts, stranger_at, Ask, Client, ClientOptions, Cookies};
 use super::desk::{Desk, Next};
 use super::engine::{Done, Engine, Found, Receive, Socket, Ticket, Timing};
+use super::guard::Stranger;
 use super::reply::Reply;
 use crate::http::follow::redirected;
-use crate::net::Failure;
+use crate::net::{Endpoint, Failure};
 use crate::plan::{HttpRequest, Plan};
 use crate::result::{ErrorKind, StepKind};
 use crate::{now_ns, Phase, Sample, StepId};
@@ -134,7 +135,9 @@ pub struct Crew {
     users: Vec<UserState>,
     steps: HashMap<(StepKind, Arc<str>), StepId>,
     /// Of raw sockets, by address.
-    endpoints: HashMap<Box<str>, u32>,
+    endpoints: HashMap<Box<str>, (u32, Option<Stranger>)>,
+    /// Raw sockets of machines of others.
+    strangers: HashMap<Socket, Stranger>,
     iteration: Arc<str>,
     timeout_ns: u64,
     /// Users that wait for something to become due, the longest waiting first, and the timer that calls one of them.
@@ -151,16 +154,17 @@ impl Crew {
     ///
     /// No descriptor is left, or the options make no sense.
     pub fn new(desk: Arc<Desk>, options: ClientOptions, iteration: &str) -> Result<Crew, String> {
-        let of_plan = |plan: &Plan| (plan.timeout.as_nanos() as u64, plan.immodest());
-        let (timeout_ns, immodest) = desk.with(|desk| of_plan(desk.worker.plan())).unwrap_or_default();
+        let of_plan = |plan: &Plan| plan.timeout.as_nanos() as u64;
+        let timeout_ns = desk.with(|desk| of_plan(desk.worker.plan())).unwrap_or_default();
         Ok(Crew {
             engine: Engine::new(Arc::clone(&desk)).map_err(|error| format!("no event loop: {error}"))?,
             desk,
-            client: Client::new(options, immodest)?,
+            client: Client::new(options)?,
             ops: Vec::new(),
             users: Vec::new(),
             steps: HashMap::new(),
             endpoints: HashMap::new(),
+            strangers: HashMap::new(),
             iteration: iteration.into(),
             timeout_ns,
             waiting: Vec::new(),
@@ -381,6 +385,15 @@ impl Crew {
         (self.phase == Phase::Running).then_some(())
     }
 
+    /// Counts what goes to a machine of others. `None` if it must not: then the run is over.
+    fn may_ask(&self, stranger: Option<&Stranger>) -> Option<()> {
+        let Some(stranger) = stranger else {
+            return Some(());
+        };
+        let now = now_ns();
+        self.desk.with(|desk| desk.may_ask(stranger, now))?.then_some(())
+    }
+
     fn take_lag(&mut self, user: UserIndex, now: u64) -> u64 {
         self.users[user].has_asked = true;
         now.saturating_sub(std::mem::take(&mut self.users[user].lag_ns))
@@ -408,6 +421,7 @@ impl Crew {
             }
         };
         let step = self.step(StepKind::Request, &prepared.name).ok_or(None)?;
+        self.may_ask(self.client.stranger(prepared.origin)).ok_or(None)?;
         let engine = &mut self.engine;
         let endpoint = match self.client.endpoint(prepared.origin, |endpoint, tls| {
             engine.add_endpoint(endpoint, tls)
@@ -487,6 +501,9 @@ impl Crew {
             return Ok(None);
         };
         let prepared = self.client.prepare_redirected(&next)?;
+        if self.may_ask(self.client.stranger(prepared.origin)).is_none() {
+            return Err(Failure::new(ErrorKind::Assertion, "the load test has ended"));
+        }
         let engine = &mut self.engine;
         let endpoint = self
             .client
@@ -538,19 +555,28 @@ impl Crew {
         timeout_ns: Option<u64>,
     ) -> Result<(Ticket, Option<Socket>), Option<Failure>> {
         self.may_begin().ok_or(None)?;
-        let endpoint = match self.endpoints.get(address) {
-            Some(endpoint) => *endpoint,
+        let (endpoint, stranger) = match self.endpoints.get(address) {
+            Some((endpoint, stranger)) => {
+                self.may_ask(stranger.as_ref()).ok_or(None)?;
+                (*endpoint, stranger.clone())
+            }
             None => {
-                let endpoint = self
-                    .engine
-                    .add_endpoint(self.client.resolve(address).map_err(Some)?, None);
-                self.endpoints.insert(address.into(), endpoint);
-                endpoint
+                let (host, port) = parts(address).map_err(Some)?;
+                let stranger = stranger_at(&host);
+                self.may_ask(stranger.as_ref()).ok_or(None)?;
+                let resolved = Endpoint::resolve(&host, port).map_err(Some)?;
+                let endpoint = self.engine.add_endpoint(resolved, None);
+                self.endpoints
+                    .insert(address.into(), (endpoint, stranger.clone()));
+                (endpoint, stranger)
             }
         };
         let (ticket, socket) = self
             .engine
             .connect(endpoint, is_udp, timeout_ns.unwrap_or(self.timeout_ns));
+        if let Some((socket, stranger)) = socket.zip(stranger) {
+            self.strangers.insert(socket, stranger);
+        }
         let op = if is_udp {
             Op::Pause
         } else {
@@ -568,6 +594,9 @@ impl Crew {
     /// As [`Crew::pause`].
     pub fn send(&mut self, socket: Socket, bytes: Vec<u8>, timeout_ns: Option<u64>) -> Option<Ticket> {
         self.may_begin()?;
+        if !self.strangers.is_empty() {
+            self.may_ask(self.strangers.get(&socket))?;
+        }
         let count = bytes.len() as u64;
         self.desk.with(|desk| desk.worker.recorder().bytes_sent(count));
         let ticket = self
@@ -623,6 +652,7 @@ impl Crew {
 
     /// Closes a raw socket.
     pub fn close(&mut self, socket: Socket) {
+        self.strangers.remove(&socket);
         self.engine.close_socket(socket);
     }
 
@@ -700,10 +730,7 @@ impl Crew {
 
     fn look(&mut self) {
         let now = now_ns();
-        let phase = self
-            .desk
-            .with(|desk| desk.worker.phase(now))
-            .unwrap_or(Phase::Over);
+        let phase = self.desk.with(|desk| desk.phase(now)).unwrap_or(Phase::Over);
         if phase == self.phase {
             // Another crew may have taken what there was.
             if !self.waiting.is_empty() && self.alarm.is_none() {

@@ -1,5 +1,6 @@
 //! What the users of one worker process share: its part of the schedule, and its counts.
 
+use super::guard::{self, Stranger};
 use crate::net::Failure;
 use crate::result::StepKind;
 use crate::{Phase, Sample, Worker};
@@ -36,6 +37,8 @@ pub(super) struct State {
     idle: u32,
     started: u32,
     out_of_data: bool,
+    /// Why the run must end.
+    refusal: Option<String>,
 }
 
 fn unpoisoned<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -75,6 +78,7 @@ impl Desk {
             idle: 0,
             started: 0,
             out_of_data: false,
+            refusal: None,
         });
         Opened { desk: self }
     }
@@ -110,7 +114,12 @@ impl Desk {
     /// How far the run has come.
     pub fn phase(&self) -> Phase {
         let now = crate::now_ns();
-        self.with(|state| state.worker.phase(now)).unwrap_or(Phase::Over)
+        self.with(|state| state.phase(now)).unwrap_or(Phase::Over)
+    }
+
+    /// Why the run must end, if its users have asked for what they must not have.
+    pub fn refusal(&self) -> Option<String> {
+        self.with(|state| state.refusal.clone()).flatten()
     }
 
     /// Says that this process is ready, and sleeps until all begin.
@@ -192,7 +201,25 @@ impl State {
     }
 
     fn is_over(&mut self, now_ns: u64) -> bool {
-        self.out_of_data || self.worker.phase(now_ns) > Phase::Running || !self.worker.may_begin(now_ns)
+        self.out_of_data || self.phase(now_ns) > Phase::Running || !self.worker.may_begin(now_ns)
+    }
+
+    pub(super) fn phase(&mut self, now_ns: u64) -> Phase {
+        let phase = self.worker.phase(now_ns);
+        if self.refusal.is_some() {
+            Phase::Over
+        } else {
+            phase
+        }
+    }
+
+    /// Whether something may be sent to a machine that is not ours. If not, the run is over for this process.
+    pub(super) fn may_ask(&mut self, stranger: &Stranger, now_ns: u64) -> bool {
+        if self.refusal.is_none() {
+            let (plan, taken_ns) = (self.worker.plan(), self.worker.strangers_ns());
+            self.refusal = guard::ask(stranger, plan, taken_ns, now_ns).err();
+        }
+        self.refusal.is_none()
     }
 
     fn has_too_many(&self, now_ns: u64) -> bool {

@@ -7,6 +7,7 @@ mod client;
 mod crew;
 mod desk;
 mod engine;
+mod guard;
 mod reply;
 mod scenario;
 mod timers;

@@ -464,7 +464,7 @@ impl<V: VirtualUser> Workload for RustUsers<V> {
             }
             if alive == 0 && (!desk.is_busy() || desk.phase() == Phase::Over) {
                 desk.finish(&self.name);
-                return Ok(());
+                return desk.refusal().map_or(Ok(()), Err);
             }
             let armed = shared
                 .crew

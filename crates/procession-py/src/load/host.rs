@@ -40,7 +40,8 @@ impl Workload for PythonUsers {
                 error.print(py);
                 text
             })
-        })
+        })?;
+        desk.refusal().map_or(Ok(()), Err)
     }
 
     fn most_steps(&self) -> u32 {
