@@ -105,6 +105,10 @@ pub const ALL: &[(&str, fn())] = &[
         protocols::redirects_and_cookies_are_followed_if_asked_for,
     ),
     (
+        "a_user_in_rust_follows_redirects_with_its_cookies",
+        protocols::a_user_in_rust_follows_redirects_with_its_cookies,
+    ),
+    (
         "a_unix_socket_takes_the_place_of_an_address",
         protocols::a_unix_socket_takes_the_place_of_an_address,
     ),

@@ -5,6 +5,7 @@ use procession_load::plan::{
     HttpRequest, HttpTarget, HttpVersion, Pacing, Payload, Plan, Target, TcpTarget, UdpTarget, Until,
 };
 use procession_load::result::{ErrorKind, RunResult, RunState};
+use procession_load::users::{Scenario, Stop, User};
 use procession_load::Run;
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -206,8 +207,9 @@ pub fn lost_and_doubled_datagrams_are_counted() {
     assert_eq!((result.totals.errors, result.udp.unwrap().sent), (0, 100));
 }
 
-pub fn redirects_and_cookies_are_followed_if_asked_for() {
-    let server = servers::tcp(|mut stream| {
+/// Leads from `/start` to `/end`, where who has its cookie is welcome.
+fn leading() -> servers::Server {
+    servers::tcp(|mut stream| {
         let (mut held, mut buffer) = (String::new(), [0; 4096]);
         while let Ok(n @ 1..) = stream.read(&mut buffer) {
             held.push_str(std::str::from_utf8(&buffer[..n]).unwrap());
@@ -224,7 +226,41 @@ pub fn redirects_and_cookies_are_followed_if_asked_for() {
                 let _ = stream.write_all(answer.as_bytes());
             }
         }
-    });
+    })
+}
+
+pub fn a_user_in_rust_follows_redirects_with_its_cookies() {
+    let server = leading();
+    let result = Scenario::new("visit", |user: User| async move {
+        let left = user.request("GET", "/start").redirects(0).send().await?;
+        let reply = user.get("/start").await?;
+        match (left.status, reply.status, reply.led_to.as_deref()) {
+            (302, 200, Some(url)) if url.ends_with("/end") => Ok(()),
+            other => Err(Stop::rejected(format!("{other:?}"))),
+        }
+    })
+    .base_url(&format!("http://{}/", server.address))
+    .redirects(3)
+    .plan(|plan| {
+        plan.duration = None;
+        plan.iterations = Some(20);
+    })
+    .run()
+    .unwrap();
+    assert_eq!(
+        (result.totals.requests, result.totals.errors),
+        (40, 0),
+        "{:?}",
+        result.errors
+    );
+    assert_eq!(
+        (result.steps[0].name.as_str(), result.steps[0].count),
+        ("GET /start", 40)
+    );
+}
+
+pub fn redirects_and_cookies_are_followed_if_asked_for() {
+    let server = leading();
     let mut target = HttpTarget::get(format!("http://{}/start", server.address)).unwrap();
     let statuses = |target: &HttpTarget| -> Vec<(u16, u64)> {
         let result = run(Target::Http(target.clone()), Pacing::users(2), 50);
