@@ -187,6 +187,8 @@ def _clone(executable, arguments, descriptors):
     with _lock:
         come_to_stay, _last_circumstances = circumstances == _last_circumstances, circumstances
         if _template is not None and not _template.is_running():
+            if not _template.is_ready:
+                _unfit_circumstances = _template.circumstances
             _dismiss()
         if _template is None or _template.circumstances != circumstances:
             if come_to_stay and circumstances != _unfit_circumstances:
@@ -245,11 +247,15 @@ def wait(line, caller, is_interrupt_blocked):
     gc.collect()
     # A clone that collects garbage has no need to look at what it will never let go of, and would copy the memory.
     gc.freeze()
-    server.send(b"ready")
+    _tell(server, "ready")
     while True:
         if any(descriptor == caller for descriptor, _ in poller.poll()):
             os._exit(0)
-        message, received, flags, _ = socket.recv_fds(server, 1 << 16, 256)
+        try:
+            message, received, flags, _ = socket.recv_fds(server, 1 << 16, 256)
+        except ConnectionResetError:
+            # Gone, with an answer unread.
+            message = b""
         if not message:
             os._exit(0)
         number, targets, program = message.decode("utf-8", "surrogateescape").split("\n", 2)
@@ -259,7 +265,7 @@ def wait(line, caller, is_interrupt_blocked):
                 raise _too_many_descriptors()
             pid = _native.clone_sibling()
         except OSError as error:
-            server.send(f"{number} {-(error.errno or 1)}".encode())
+            _tell(server, f"{number} {-(error.errno or 1)}")
         else:
             _tell(server, f"{number} {pid or os.getpid()}")
             if pid == 0:

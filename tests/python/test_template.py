@@ -53,7 +53,8 @@ PRELUDE = """
 
 IS_CLONE = """
     def is_clone():
-        return "_template" in open("/proc/self/cmdline").read()
+        with open("/proc/self/cmdline") as file:
+            return "_template" in file.read()
 """
 
 
@@ -114,10 +115,15 @@ def test_a_clone_is_this_processs_child_in_every_way(tmp_path):
 CHANGES = """
     import resource
 
+    def umask():
+        found = os.umask(0o22)
+        os.umask(found)
+        return found
+
     def look():
         ignored = signal.getsignal(signal.SIGUSR2)
         return (
-            os.environ.get("COLOUR"), os.getcwd(), os.umask(0o22), resource.getrlimit(resource.RLIMIT_NOFILE),
+            os.environ.get("COLOUR"), os.getcwd(), umask(), resource.getrlimit(resource.RLIMIT_NOFILE),
             os.nice(0), os.sched_getaffinity(0), os.getsid(0), os.getpgid(0), ignored == signal.SIG_IGN, is_clone(),
         )
 
@@ -283,12 +289,12 @@ def test_a_killed_template_costs_nothing(tmp_path):
     if __name__ == "__main__":
         first = make_template()
         os.kill(first, signal.SIGKILL)
-        print(run(sys.exit, 3), template())
+        print(run(sys.exit, 3), template() != first)
         second = make_template()
         print(second != first, ask(is_clone))
 """),
     )
-    assert program.lines() == ["3 None", "True True"]
+    assert program.lines() == ["3 True", "True True"]
 
 
 def test_a_template_that_is_killed_while_it_is_asked_costs_nothing(tmp_path):
