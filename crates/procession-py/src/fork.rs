@@ -106,7 +106,8 @@ pub fn order(
 pub fn late_answer(py: Python<'_>, line: RawFd, number: u64, seconds: f64) -> PyResult<Option<i64>> {
     // SAFETY: the caller's descriptor stays open for the call.
     let line = unsafe { BorrowedFd::borrow_raw(line) };
-    py.detach(|| await_answer(line, number, seconds)).map_err(os_error)
+    py.detach(|| await_answer(line, number, seconds))
+        .map_err(os_error)
 }
 
 fn await_answer(line: BorrowedFd<'_>, number: u64, seconds: f64) -> io::Result<Option<i64>> {

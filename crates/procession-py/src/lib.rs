@@ -30,8 +30,8 @@ mod _native {
     use super::connection::{stream_pair, ConnectionBase};
     #[pymodule_export]
     use super::fork::{
-        can_clone_sibling, circumstances, clone_sibling, late_answer, order, read_stash, report_broken, supervise,
-        usable_cpus,
+        can_clone_sibling, circumstances, clone_sibling, late_answer, order, read_stash, report_broken,
+        supervise, usable_cpus,
     };
     #[pymodule_export]
     use super::keeper::{read_overtime, TimeKeeper};

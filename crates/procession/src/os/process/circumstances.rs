@@ -6,12 +6,35 @@ use std::os::unix::ffi::OsStrExt;
 
 /// Those lines of a thread's `status` whose subject outlives an `execve`.
 const INHERITED: [&str; 18] = [
-    "Umask", "Uid", "Gid", "Groups", "NSpgid", "NSsid", "SigBlk", "SigIgn", "CapInh", "CapPrm", "CapEff", "CapBnd",
-    "CapAmb", "NoNewPrivs", "Seccomp", "Seccomp_filters", "Cpus_allowed", "Mems_allowed",
+    "Umask",
+    "Uid",
+    "Gid",
+    "Groups",
+    "NSpgid",
+    "NSsid",
+    "SigBlk",
+    "SigIgn",
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "NoNewPrivs",
+    "Seccomp",
+    "Seccomp_filters",
+    "Cpus_allowed",
+    "Mems_allowed",
 ];
 /// Namespaces for the children of a process.
 const NAMESPACES: [&str; 8] = [
-    "cgroup", "ipc", "mnt", "net", "pid_for_children", "time_for_children", "user", "uts",
+    "cgroup",
+    "ipc",
+    "mnt",
+    "net",
+    "pid_for_children",
+    "time_for_children",
+    "user",
+    "uts",
 ];
 /// What else the kernel tells of a process in a file.
 const FILES: [&str; 4] = [

@@ -44,14 +44,7 @@ pub unsafe fn clone_sibling() -> io::Result<Forked> {
     let number = remembered_thread_number().ok_or(io::ErrorKind::Unsupported)?;
     let (mut robust_list, mut len) = (std::ptr::null_mut::<libc::c_void>(), 0_usize);
     // SAFETY: the kernel writes one pointer and one length.
-    let has_list = unsafe {
-        libc::syscall(
-            libc::SYS_get_robust_list,
-            0,
-            &raw mut robust_list,
-            &raw mut len,
-        )
-    };
+    let has_list = unsafe { libc::syscall(libc::SYS_get_robust_list, 0, &raw mut robust_list, &raw mut len) };
     let flags = libc::CLONE_PARENT | libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
     count_fork();
     // SAFETY: without a stack or shared memory the kernel copies everything, as for a fork. It writes the child's number
