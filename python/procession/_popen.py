@@ -2,7 +2,6 @@
 
 import io
 import os
-import sys
 from multiprocessing import forkserver, popen_forkserver, popen_spawn_posix, reduction, resource_tracker, spawn, util
 from multiprocessing.context import set_spawning_popen
 
@@ -70,14 +69,11 @@ class ForkServerPopen(popen_forkserver.Popen):
 
 
 class SpawnPopen(popen_spawn_posix.Popen):
-    """A process in a new interpreter, which gets from us what it would otherwise look for in fifty files."""
+    """A process in a new interpreter, or in the clone of one that nobody has used."""
 
     def _launch(self, process):
-        from . import _bundle
+        from . import _template
 
-        bundle = None if getattr(sys, "frozen", False) else _bundle.descriptor()
-        if bundle is None:
-            return super()._launch(process)
         tracker_descriptor = tracker()
         self._fds.append(tracker_descriptor)
         data = _pickled(self, process)
@@ -86,9 +82,8 @@ class SpawnPopen(popen_spawn_posix.Popen):
         self.finalizer = util.Finalize(self, util.close_fds, (self.sentinel, parent_writes))
         try:
             command = spawn.get_command_line(tracker_fd=tracker_descriptor, pipe_handle=child_reads)
-            command[command.index("-c") + 1] = _bundle.program() + command[command.index("-c") + 1]
-            self._fds += [child_reads, child_writes, bundle]
-            self.pid = util.spawnv_passfds(spawn.get_executable(), command, self._fds)
+            self._fds += [child_reads, child_writes]
+            self.pid = _template.start(spawn.get_executable(), command, self._fds)
         finally:
             os.close(child_reads)
             os.close(child_writes)

@@ -126,11 +126,13 @@ def execute(executable, arguments, descriptors):
 
 
 def _spawn(pool):
+    from . import _template
+
     stash, descriptors = _pack(pool, "spawn")
     memory, results, line, caller = pool._line()
     block, length = pool._stash(stash)
     executable, arguments = command("spawn_main", memory, results, line, caller, block, length)
-    pid = execute(executable, arguments, [memory, results, line, caller, *descriptors])
+    pid = _template.start(executable, arguments, [memory, results, line, caller, *descriptors])
     pool._launched(pid)
 
 

@@ -412,13 +412,6 @@ class SpawnProcess(_Controllable, _stdlib_context.SpawnProcess):
 
         return SpawnPopen(process_obj)
 
-    def _bootstrap(self, parent_sentinel=None):
-        for finder in sys.meta_path:
-            if hasattr(finder, "is_bundle_of_procession"):
-                sys.meta_path.remove(finder)
-                break
-        return super()._bootstrap(parent_sentinel)
-
 
 class ForkServerProcess(_Controllable, _stdlib_context.ForkServerProcess):
     """A child process that is forked from a server which was started early and stays small."""

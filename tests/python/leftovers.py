@@ -25,6 +25,8 @@ WARM_SERVERS = {
     "forkserver of the standard library": ("multiprocessing.forkserver",),
     "forkserver of procession": ("procession", "forkserver"),
 }
+#: And one by its name: what is cloned from it has the same command line.
+TEMPLATE = "mp-template"
 
 
 class ProcessInfo(NamedTuple):
@@ -154,6 +156,9 @@ def _warm_servers(processes: Iterable[ProcessInfo]) -> dict[str, list[ProcessInf
     servers: dict[str, list[ProcessInfo]] = {}
     for info in processes:
         if info.parent_pid == os.getpid() and info.state not in "ZX":
+            if info.name == TEMPLATE:
+                servers.setdefault("template of procession", []).append(info)
+                continue
             for kind, words in WARM_SERVERS.items():
                 if all(word in info.command for word in words):
                     servers.setdefault(kind, []).append(info)
@@ -292,9 +297,6 @@ class Snapshot:
                 continue  # These have no number of their own, so equal names are all there is to compare.
             if target.startswith(f"/dev/shm/pym-{os.getpid()}-"):
                 continue  # The standard library's heap keeps the memory of a Value or Array for the next one.
-            if target.startswith("/memfd:procession-bundle "):
-                # Made by the second spawned process for all that follow.
-                continue
             if target in held_by_servers or _pid_of_pidfd(descriptor) in server_pids:
                 continue
             if target.startswith("socket:") and new_servers > 0:

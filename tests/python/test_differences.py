@@ -80,6 +80,7 @@ CLAIMS = {
         "test_pool_values::test_arguments_are_taken_as_they_are_at_the_call"
     ),
     "**The forkserver imports your main module once**": "test_differences::test_the_forkserver_imports_the_main_module_once",
+    "**A spawned process may be the clone": "test_template::test_the_first_two_are_executed_and_later_ones_cloned",
     "**Initializers of a pool that never has work**": "test_differences::test_a_pool_closed_at_once_ends_without_a_word",
     "**When the input of `imap` raises": "test_differences::test_items_before_a_failing_one_of_the_input_are_given_out",
     "**A pool needs no `/dev/shm`**": "test_differences::test_a_pool_puts_nothing_into_dev_shm",

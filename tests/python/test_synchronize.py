@@ -370,9 +370,9 @@ def test_locks_taken_crosswise_without_with_raise_too():
 
 def test_joining_a_process_that_waits_for_a_lock_held_here_raises_there(context):
     lock, answers = context.Lock(), context.Array("i", 1)
-    with started(context, (sync_tasks.want, lock, answers)) as [process]:
-        with lock:
-            process.join()
+    # Held before there is anybody to want it.
+    with lock, started(context, (sync_tasks.want, lock, answers)) as [process]:
+        process.join()
         assert (process.exitcode, answers[0]) == (0, 2)
 
 

@@ -29,7 +29,10 @@ mod _native {
     #[pymodule_export]
     use super::connection::{stream_pair, ConnectionBase};
     #[pymodule_export]
-    use super::fork::{read_stash, report_broken, supervise, usable_cpus};
+    use super::fork::{
+        can_clone_sibling, circumstances, clone_sibling, late_answer, order, read_stash, report_broken,
+        supervise, usable_cpus,
+    };
     #[pymodule_export]
     use super::keeper::{read_overtime, TimeKeeper};
     #[pymodule_export]

@@ -4,10 +4,12 @@
 //! the same process after its number has been given to another one; numbers alone are for printing and for `/proc`.
 
 mod build_id;
+mod circumstances;
 mod cpus;
 mod exit_status;
 mod holders;
 mod proc_stat;
+mod sibling;
 mod signals;
 mod stack_signal;
 
@@ -20,6 +22,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 pub use build_id::build_id;
+pub use circumstances::circumstances;
 pub use cpus::{available_cpus, cgroup_cpus};
 pub use exit_status::ExitStatus;
 pub use holders::{
@@ -27,6 +30,7 @@ pub use holders::{
     read_memory_of, undisturbed_threads_of, FileId, Home, Memory, Sight,
 };
 pub(crate) use proc_stat::ProcStat;
+pub use sibling::{can_clone_sibling, clone_sibling};
 pub use signals::{
     block_all_signals, clear_signal_mask, end_at_alarm, has_signal_handler, ignore_signal,
     install_noop_handler, restore_signal_mask, set_signal_default, signal_name, SignalMask,

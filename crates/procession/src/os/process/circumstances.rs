@@ -1,0 +1,135 @@
+//! What a process hands on to a program that it executes.
+
+use std::ffi::CStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+
+/// Those lines of a thread's `status` whose subject outlives an `execve`.
+const INHERITED: [&str; 18] = [
+    "Umask",
+    "Uid",
+    "Gid",
+    "Groups",
+    "NSpgid",
+    "NSsid",
+    "SigBlk",
+    "SigIgn",
+    "CapInh",
+    "CapPrm",
+    "CapEff",
+    "CapBnd",
+    "CapAmb",
+    "NoNewPrivs",
+    "Seccomp",
+    "Seccomp_filters",
+    "Cpus_allowed",
+    "Mems_allowed",
+];
+/// Namespaces for the children of a process.
+const NAMESPACES: [&str; 8] = [
+    "cgroup",
+    "ipc",
+    "mnt",
+    "net",
+    "pid_for_children",
+    "time_for_children",
+    "user",
+    "uts",
+];
+/// What else the kernel tells of a process in a file.
+const FILES: [&str; 4] = [
+    "/proc/self/cgroup",
+    "/proc/self/attr/current",
+    "/proc/self/oom_score_adj",
+    "/proc/self/coredump_filter",
+];
+const RESOURCES: u32 = 16;
+/// From the kernel's `ioprio.h`.
+const IOPRIO_WHO_PROCESS: libc::c_int = 1;
+
+unsafe extern "C" {
+    static environ: *const *const libc::c_char;
+}
+
+/// Everything, descriptors apart, that a program executed by the calling thread would inherit, as bytes to compare: two
+/// programs that were executed under equal circumstances begin equal. `None` if a standard stream is closed, or if the
+/// kernel does not tell.
+///
+/// Standard streams count as what they lead to (terminal, file, pipe). What restricts a process in ways that the kernel does
+/// not show (Landlock) is not seen.
+///
+/// No other thread may change the environment meanwhile; all who do it in Python hold the interpreter's lock.
+pub fn circumstances() -> Option<Vec<u8>> {
+    let mut told = Vec::with_capacity(16 << 10);
+    for stream in 0..3 {
+        // SAFETY: `fstat` writes one structure, and an all-zero one is a valid one.
+        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
+        if unsafe { libc::fstat(stream, &mut stat) } != 0 {
+            return None;
+        }
+        numbers(
+            &mut told,
+            [stat.st_dev, stat.st_ino, stat.st_rdev, stat.st_mode.into()],
+        );
+    }
+    let status = fs::read_to_string("/proc/thread-self/status").ok()?;
+    for line in status.lines() {
+        if INHERITED.contains(&line.split(':').next()?) {
+            text(&mut told, line.as_bytes());
+        }
+    }
+    for file in FILES {
+        text(&mut told, &fs::read(file).unwrap_or_default());
+    }
+    for namespace in NAMESPACES {
+        let link = fs::read_link(format!("/proc/self/ns/{namespace}")).unwrap_or_default();
+        text(&mut told, link.as_os_str().as_bytes());
+    }
+    for resource in 0..RESOURCES {
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // SAFETY: the kernel writes one structure; a resource that it does not know leaves it as it is.
+        unsafe { libc::getrlimit(resource as _, &mut limit) };
+        numbers(&mut told, [limit.rlim_cur, limit.rlim_max]);
+    }
+    let mut scheduling = libc::sched_param { sched_priority: 0 };
+    // SAFETY: these calls read what the kernel has of the calling thread; one writes a structure.
+    numbers(&mut told, unsafe {
+        libc::sched_getparam(0, &mut scheduling);
+        [
+            libc::getpriority(libc::PRIO_PROCESS, 0) as u64,
+            libc::sched_getscheduler(0) as u64,
+            scheduling.sched_priority as u64,
+            libc::syscall(libc::SYS_ioprio_get, IOPRIO_WHO_PROCESS, 0) as u64,
+            libc::personality(0xffff_ffff) as u64,
+            libc::prctl(libc::PR_GET_TIMERSLACK) as u64,
+        ]
+    });
+    for directory in ["/", "."] {
+        let stat = rustix::fs::stat(directory).ok()?;
+        numbers(&mut told, [stat.st_dev, stat.st_ino]);
+    }
+    // SAFETY: libc keeps this list of strings, which ends with a null; nobody changes it now, as asked above.
+    unsafe {
+        let mut entry = environ;
+        while !entry.is_null() && !(*entry).is_null() {
+            text(&mut told, CStr::from_ptr(*entry).to_bytes());
+            entry = entry.add(1);
+        }
+    }
+    Some(told)
+}
+
+fn text(told: &mut Vec<u8>, bytes: &[u8]) {
+    numbers(told, [bytes.len() as u64]);
+    told.extend_from_slice(bytes);
+}
+
+fn numbers<const N: usize>(told: &mut Vec<u8>, numbers: [u64; N]) {
+    for number in numbers {
+        told.extend_from_slice(&number.to_ne_bytes());
+    }
+}

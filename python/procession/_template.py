@@ -1,0 +1,342 @@
+"""Spawned interpreters without the wait for them.
+
+A new interpreter takes some 25 ms to import what every spawned process imports first. A process that spawns again under
+the same circumstances keeps an interpreter that has come so far, the **template**: it has one thread, knows nothing of the
+user's program, and waits. What is spawned from then on is cloned from it, not as its own child but as a child of the process
+that asked, with the descriptors that it would have inherited, under the same numbers, and runs the program that it would
+have been executed with. All else that a program inherits (environment, directories, identity, limits, signals, and more)
+are the *circumstances*: they are compared each time, and where they are not the template's the new process is executed as
+ever. So a cloned process begins as an executed one does.
+
+========================== ============================= ==========================================================
+dies                       seen by                       consequence
+========================== ============================= ==========================================================
+the template               who asks: its line has ended  the process is executed; a later one has a new template
+who asks                   the template: the line's end  it ends; what was cloned ends as any spawned process does
+a clone, before it begins  who asks: the template has    it is a spawned process that was killed
+                           told its number as well
+========================== ============================= ==========================================================
+
+A template that stands still (somebody stops it) is killed after some seconds, and what it was asked for is executed.
+"""
+
+import os
+import sys
+import threading
+
+__all__ = ()
+
+# How long who asks is held up by a template that has just been started.
+_PATIENCE_WHILE_IT_STARTS_SECONDS = 0.25
+# One that is ready answers within a millisecond, if the machine has time for it.
+_PATIENCE_SECONDS = 5.0
+# As many as the kernel takes at once, less the standard streams.
+_MOST_DESCRIPTORS = 197
+
+_NAME = "mp-template"
+
+
+# ---- in the caller ------------------------------------------------------------------------------------------------
+
+
+class _Template:
+    """The template of this process."""
+
+    def __init__(self, executable, options, circumstances):
+        import signal
+        import socket
+
+        from ._start import execute
+        from ._zygote import _above_standard, _high
+
+        self.circumstances = circumstances
+        self.is_ready = False
+        self._orders = 0
+        self._pid = None
+        self._line, theirs = (_above_standard(s) for s in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+        caller = None
+        # Ctrl-C is for the processes that are cloned from it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            caller = _high(os.pidfd_open(os.getpid()))
+            home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+            program = (
+                f"import sys; sys.path.append({home!r}); from procession._template import wait; "
+                f"exec(wait({theirs.fileno()}, {caller}, {signal.SIGINT in mask}))"
+            )
+            arguments = [*options, "-c", program, "--multiprocessing-fork"]
+            self._pid = execute(executable, arguments, [theirs.fileno(), caller])
+        except BaseException:
+            self.dismiss()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            theirs.close()
+            if caller is not None:
+                os.close(caller)
+
+    def is_running(self):
+        try:
+            return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+        except ChildProcessError:
+            return False
+
+    def becomes_ready(self):
+        """Whether it is ready, or is so soon; None if it never will be."""
+        if not self.is_ready:
+            import select
+
+            poller = select.poll()
+            poller.register(self._line, select.POLLIN)
+            if not poller.poll(_PATIENCE_WHILE_IT_STARTS_SECONDS * 1000):
+                return False
+            try:
+                if not self._line.recv(16):
+                    return None
+            except ConnectionResetError:
+                return None
+            self.is_ready = True
+        return True
+
+    def clone(self, program, descriptors):
+        """Has it cloned; returns the new process's pid, or None if that cannot be."""
+        import signal
+
+        from . import _native
+
+        descriptors = sorted({0, 1, 2, *descriptors})
+        self._orders += 1
+        text = f"{' '.join(map(str, descriptors))}\n{program}".encode("utf-8", "surrogateescape")
+        line = self._line.fileno()
+        answer = _native.order(line, self._orders, text, descriptors, _PATIENCE_SECONDS)
+        if answer is None:
+            # Not reaped yet, so the number is still its own. When nobody has the other end of the line any more, there is
+            # no clone either.
+            os.kill(self._pid, signal.SIGKILL)
+            answer = _native.late_answer(line, self._orders, _PATIENCE_SECONDS)
+        return answer if answer is not None and answer > 0 else None
+
+    def dismiss(self):
+        self._line.close()
+        if self._pid is not None:
+            import signal
+
+            pid, self._pid = self._pid, None
+            try:
+                # It has nothing to lose.
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            except (ChildProcessError, ProcessLookupError):
+                pass
+
+    def forget(self):
+        """In a forked child: lets go of what is the parent's."""
+        self._line.close()
+
+
+_template = None
+# Those of the last interpreter that was asked for.
+_last_circumstances = None
+# Those in which a template cannot be, as it has found out itself.
+_unfit_circumstances = None
+_lock = threading.Lock()
+# The process at whose exit the template is dismissed.
+_owner = None
+
+
+def _forget():
+    # A forked child has a template of its own, when it needs one; it must not wait for a thread that it does not have.
+    global _template, _lock
+    if _template is not None:
+        _template.forget()
+    _template, _lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def _dismiss():
+    global _template
+    template, _template = _template, None
+    if template is not None:
+        template.dismiss()
+
+
+def start(executable, arguments, descriptors):
+    """Starts an interpreter that runs the program which these arguments give by `-c`, with these descriptors; returns its
+    pid.
+    """
+    pid = _clone(executable, arguments, descriptors)
+    if pid is None:
+        from ._start import execute
+
+        pid = execute(executable, arguments, descriptors)
+    return pid
+
+
+def _clone(executable, arguments, descriptors):
+    global _last_circumstances, _unfit_circumstances
+    from . import _native
+
+    inherited = _native.circumstances()
+    if inherited is None or "-c" not in arguments or len(descriptors) > _MOST_DESCRIPTORS:
+        return None
+    at = arguments.index("-c")
+    options, program = [os.fsencode(argument) for argument in arguments[:at]], arguments[at + 1]
+    circumstances = (os.fsencode(executable), options, inherited)
+    with _lock:
+        come_to_stay, _last_circumstances = circumstances == _last_circumstances, circumstances
+        if _template is not None and not _template.is_running():
+            if not _template.is_ready:
+                _unfit_circumstances = _template.circumstances
+            _dismiss()
+        if _template is None or _template.circumstances != circumstances:
+            if come_to_stay and circumstances != _unfit_circumstances:
+                _dismiss()
+                _begin(executable, options, circumstances)
+            return None
+        ready = _template.becomes_ready()
+        if ready is None:
+            _unfit_circumstances = circumstances
+            _dismiss()
+        if not ready:
+            return None
+        pid = _template.clone(program, descriptors)
+        if pid is None:
+            _dismiss()
+        return pid
+
+
+def _begin(executable, options, circumstances):
+    global _template, _owner
+    try:
+        _template = _Template(executable, options, circumstances)
+    except OSError:
+        # Then there is hardly room for a process.
+        return
+    if _owner != os.getpid():
+        from multiprocessing import util
+
+        # Last of all: what ends before may spawn still.
+        util.Finalize(None, _dismiss, exitpriority=-1000)
+        _owner = os.getpid()
+
+
+# ---- in the template ----------------------------------------------------------------------------------------------
+
+
+def wait(line, caller, is_interrupt_blocked):
+    """In the template, which does not return from here; in each of its clones, returns the program that it is to run."""
+    import gc
+    import select
+    import signal
+    import socket
+
+    _preload()
+    from . import _native
+
+    for descriptor in (line, caller):
+        os.set_inheritable(descriptor, False)
+    if not _native.can_clone_sibling() or _is_traced():
+        os._exit(0)
+    name = _rename(_NAME)
+    server = socket.socket(fileno=line)
+    poller = select.poll()
+    for descriptor in (line, caller):
+        poller.register(descriptor, select.POLLIN)
+    gc.collect()
+    # A clone that collects garbage has no need to look at what it will never let go of, and would copy the memory.
+    gc.freeze()
+    _tell(server, "ready")
+    while True:
+        if any(descriptor == caller for descriptor, _ in poller.poll()):
+            os._exit(0)
+        try:
+            message, received, flags, _ = socket.recv_fds(server, 1 << 16, 256)
+        except ConnectionResetError:
+            # Gone, with an answer unread.
+            message = b""
+        if not message:
+            os._exit(0)
+        number, targets, program = message.decode("utf-8", "surrogateescape").split("\n", 2)
+        targets = [int(target) for target in targets.split()]
+        try:
+            if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC) or len(targets) != len(received):
+                raise _too_many_descriptors()
+            pid = _native.clone_sibling()
+        except OSError as error:
+            _tell(server, f"{number} {-(error.errno or 1)}")
+        else:
+            _tell(server, f"{number} {pid or os.getpid()}")
+            if pid == 0:
+                break
+        for descriptor in received:
+            os.close(descriptor)
+    server.close()
+    os.close(caller)
+    _rename(name)
+    _place(received, targets)
+    if not is_interrupt_blocked:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    return program
+
+
+def _preload():
+    # What spawned processes import before they know what they are for.
+    import multiprocessing.connection
+    import multiprocessing.popen_spawn_posix
+    import multiprocessing.resource_tracker
+    import multiprocessing.spawn
+    import multiprocessing.util
+    import pkgutil  # noqa: F401
+
+    from . import _worker, _zygote, context  # noqa: F401
+
+
+def _is_traced():
+    """Whether somebody watches this interpreter, who expects each process to begin by itself."""
+    if sys.gettrace() is not None or sys.getprofile() is not None:
+        return True
+    monitoring = getattr(sys, "monitoring", None)
+    return monitoring is not None and any(monitoring.get_tool(number) is not None for number in range(6))
+
+
+def _rename(name):
+    """Names this process for those who look at it; returns the name that it had."""
+    try:
+        with open("/proc/self/comm", "r+") as file:
+            former = file.read().strip()
+            file.seek(0)
+            file.write(name)
+            return former
+    except OSError:
+        return name
+
+
+def _tell(server, text):
+    try:
+        server.send(text.encode())
+    except OSError:
+        # Nobody wants to know any more.
+        pass
+
+
+def _place(received, targets):
+    """Moves descriptors to their numbers, as they would have been inherited."""
+    taken = set(targets)
+    moved = []
+    for descriptor in received:
+        # One that is in the way of another goes where nobody is; what it leaves is a target, which is overwritten.
+        while descriptor in taken:
+            descriptor = os.dup(descriptor)
+        moved.append(descriptor)
+    for descriptor, target in zip(moved, targets):
+        os.dup2(descriptor, target, inheritable=True)
+    for descriptor in moved:
+        os.close(descriptor)
+
+
+def _too_many_descriptors():
+    import errno
+
+    return OSError(errno.EMFILE, os.strerror(errno.EMFILE))
