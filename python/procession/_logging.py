@@ -5,7 +5,7 @@ import logging.handlers
 import sys
 import threading
 import traceback
-from queue import Full
+from queue import Empty, Full
 
 from .queues import Queue
 
@@ -29,6 +29,7 @@ class Relay:
 
     def __init__(self, context):
         self.queue = Queue(_MOST_UNDER_WAY, ctx=context)
+        self._is_over = False
         self._thread = threading.Thread(target=self._handle_all, name="procession-logging", daemon=True)
 
     def start(self):
@@ -39,7 +40,10 @@ class Relay:
         while True:
             # One bad record, or a handler that raises, must not silence those behind it.
             try:
-                record = self.queue.get(timeout=_FOR_EVER_SECONDS)
+                try:
+                    record = self.queue.get(timeout=0 if self._is_over else _FOR_EVER_SECONDS)
+                except Empty:
+                    return
                 if record is None:
                     return
                 logger = logging.getLogger(record.name)
@@ -58,6 +62,12 @@ class Relay:
         try:
             self.queue.put(None, timeout=seconds)
         except Full:
+            # A handler stands still. When it goes on, what is left is handled, and then the thread ends.
+            self._is_over = True
+            try:
+                self.queue.put_nowait(None)
+            except Full:
+                pass
             return
         self._thread.join(seconds)
 

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 import leftovers
 import pytest
 import watchdog
+from lanes import pytest_addoption, pytest_collection_modifyitems, pytest_runtestloop  # noqa: F401
 
 # Unbuffered, `print` writes a line and its end apart, so lines of several processes mix: a property of that mode of
 # Python's, and of no interest to the tests, which expect the ordinary one.

@@ -121,6 +121,7 @@ def test_a_handler_that_stands_still_holds_up_no_task_and_no_end(start_method, k
             assert relay.is_alive()
             may_go_on.set()
             relay.join(PATIENCE_SECONDS)
+            assert not relay.is_alive()
     finally:
         may_go_on.set()
         logging.getLogger("tasks").removeHandler(handler)
