@@ -236,9 +236,9 @@ def main() -> None:
                     self.reply(stream, b"%d" % self.number)
                 else:
                     seen.add(path)
-                    self.go_away(stream - 2)
+                    self.go_away(max(stream - 2, 0))
             elif path == "/unwanted":
-                self.go_away(stream - 2)
+                self.go_away(max(stream - 2, 0))
             elif path == "/angry":
                 self.go_away(stream, ENHANCE_YOUR_CALM)
             elif path == "/malformed":

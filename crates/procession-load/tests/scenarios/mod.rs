@@ -131,6 +131,10 @@ pub const ALL: &[(&str, fn())] = &[
         users::a_user_in_rust_shows_its_certificate_if_it_has_one,
     ),
     (
+        "a_response_without_end_holds_up_nobody",
+        users::a_response_without_end_holds_up_nobody,
+    ),
+    (
         "requests_of_a_user_in_rust_share_a_connection",
         http2::requests_of_a_user_in_rust_share_a_connection,
     ),

@@ -12,7 +12,7 @@ use super::link::{servers, status_failure, Server};
 use super::request::Outgoing;
 use super::url::Url;
 use crate::drive::{Ended, Protocol, Request, Turn};
-use crate::net::{Failure, Ready, Received, Stream};
+use crate::net::{Failure, Ready, Received, Stream, MOST_AT_ONCE_BYTES};
 use crate::now_ns;
 use crate::plan::{Dns, HttpTarget};
 use crate::record::Recorder;
@@ -206,6 +206,7 @@ impl Protocol for Http2 {
             link.connection.open(turn.now_ns);
         }
         if ready.readable() {
+            let mut at_once = 0;
             loop {
                 let (n, more) = match link.stream.receive(&mut self.buffer, &mut self.scratch)? {
                     Received::Nothing => break,
@@ -220,6 +221,11 @@ impl Protocol for Http2 {
                 self.tell(&mut link.over, turn);
                 taken?;
                 if !more && !ready.closing() {
+                    break;
+                }
+                at_once += n;
+                if at_once >= MOST_AT_ONCE_BYTES {
+                    turn.has_unread = true;
                     break;
                 }
             }

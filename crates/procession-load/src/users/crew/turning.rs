@@ -12,12 +12,17 @@ impl Crew {
     /// The system refuses to watch.
     pub fn arm(&mut self) -> io::Result<bool> {
         self.engine.arm()?;
-        let has_work = self.engine.has_done() || !self.outcomes.is_empty();
+        let has_work = self.engine.has_done() || self.engine.has_unread() || !self.outcomes.is_empty();
         if !has_work {
             let now = now_ns();
             self.desk.with(|desk| desk.worker.turned(now));
         }
         Ok(has_work)
+    }
+
+    /// Whether there is more to read, so that nobody should wait.
+    pub fn has_unread(&self) -> bool {
+        self.engine.has_unread()
     }
 
     /// After waiting: does what was found, and sees to the end of the run.

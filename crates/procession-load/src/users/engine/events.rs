@@ -21,6 +21,7 @@ impl Engine {
 
     /// Does what [`Engine::wait`] has found and what the clock says.
     pub fn handle(&mut self, found: &Found) {
+        let unread = std::mem::take(&mut self.unread);
         for event in &found.0 {
             let key = event.data.u64();
             if key == TIMER_KEY {
@@ -31,6 +32,12 @@ impl Engine {
             let link = self.links.get(index as usize).and_then(Option::as_ref);
             if link.is_some_and(|link| link.serial == serial) {
                 self.event(index, event.flags);
+            }
+        }
+        for (index, serial) in unread {
+            let link = self.links[index as usize].as_ref();
+            if link.is_some_and(|link| link.serial == serial) {
+                self.read(index);
             }
         }
         let now = monotonic_ns();
@@ -220,8 +227,10 @@ impl Engine {
     }
 
     pub(super) fn read(&mut self, index: u32) {
+        let mut at_once = 0;
         loop {
             let link = self.links[index as usize].as_mut().expect("it is open");
+            let serial = link.serial;
             let (count, more) = match link.transport.receive(&mut self.buffer, &mut self.sealed) {
                 Ok(Some(received)) => received,
                 Ok(None) => return,
@@ -342,6 +351,11 @@ impl Engine {
             }
             // Edge-triggered: less than there was room for means that there is no more, but for the end.
             if !more && !self.has_hung_up(index) {
+                return;
+            }
+            at_once += count;
+            if at_once >= MOST_AT_ONCE_BYTES {
+                self.unread.push((index, serial));
                 return;
             }
         }

@@ -14,7 +14,7 @@ use super::reply::{Reply, ReplyReader};
 use super::timers::{Due, Timers};
 use crate::http::h2::{Connection, Over};
 use crate::http::request::Outgoing;
-use crate::net::{self, Address, Endpoint, Failure, Ready, Received, Stream, TlsClient};
+use crate::net::{self, Address, Endpoint, Failure, Ready, Received, Stream, TlsClient, MOST_AT_ONCE_BYTES};
 use crate::plan::HttpVersion;
 use crate::result::ErrorKind;
 use http2::Asked;
@@ -281,6 +281,8 @@ pub struct Engine {
     shared: HashMap<(u32, u32), u32>,
     /// Requests of theirs that have just ended.
     over: Vec<Over<Asked>>,
+    /// Connections with more to read, by index and serial, for which others come first.
+    unread: Vec<(u32, u32)>,
     buffer: Box<[u8]>,
     /// What TLS is to open, once there is a server that speaks it.
     sealed: Box<[u8]>,
@@ -318,6 +320,7 @@ impl Engine {
             idle: HashMap::new(),
             shared: HashMap::new(),
             over: Vec::new(),
+            unread: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             sealed: Box::default(),
             endpoints: Vec::new(),
@@ -378,6 +381,11 @@ impl Engine {
     /// Whether anything is done.
     pub fn has_done(&self) -> bool {
         !self.done.is_empty()
+    }
+
+    /// Whether there is more to read, so that nobody should wait.
+    pub fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
     }
 
     /// Gives up what was begun. A request's connection is closed, of HTTP/2 its stream alone; when it was sent is returned.

@@ -163,7 +163,7 @@ fn bodies_go_out_as_far_as_the_server_has_room_and_each_has_its_turn() {
             more => frames.extend(more),
         }
     }
-    let last = frames.iter().filter(|frame| frame.0 == frame::DATA).next_back();
+    let last = frames.iter().rfind(|frame| frame.0 == frame::DATA);
     assert_eq!(last.map(|frame| (frame.1, frame.2)), Some((frame::END_STREAM, 1)));
     let of_other = frames.iter().filter(|frame| frame.2 == 3);
     assert_eq!(of_other.map(|frame| frame.3).sum::<usize>(), 10);
