@@ -22,7 +22,13 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION =
 END_STREAM, ACK, END_HEADERS = 1, 1, 4
 NO_ERROR, INTERNAL_ERROR, FLOW_CONTROL_ERROR, REFUSED_STREAM, ENHANCE_YOUR_CALM = 0, 2, 3, 7, 11
 # Of the static table, what the client makes use of.
-KNOWN = {2: (":method", "GET"), 3: (":method", "POST"), 4: (":path", "/"), 6: (":scheme", "http"), 7: (":scheme", "https")}
+KNOWN = {
+    2: (":method", "GET"),
+    3: (":method", "POST"),
+    4: (":path", "/"),
+    6: (":scheme", "http"),
+    7: (":scheme", "https"),
+}
 NAMES = {1: ":authority", 2: ":method", 4: ":path"}
 
 
