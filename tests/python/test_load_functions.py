@@ -77,7 +77,7 @@ def test_what_a_function_raises_is_counted_and_shown(shop):
 
 @pytest.mark.parametrize(
     "options",
-    [["--http2"], ["--cookies"], ["--connect-to", "127.0.0.1:1"], ["-H", "A: b"], ["-m", "PUT"]],
+    [["--http2", "--streams", "2"], ["--cookies"], ["--connect-to", "127.0.0.1:1"], ["-H", "A: b"], ["-m", "PUT"]],
     ids=lambda options: options[0],
 )
 def test_options_of_urls_are_refused_as_a_function_would_not_heed_them(shop, options):

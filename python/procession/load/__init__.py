@@ -87,6 +87,7 @@ _DEFAULTS = (
     "arrivals",
     "data",
     "duration",
+    "http2",
     "iterations",
     "rate",
     "redirects",
@@ -115,6 +116,7 @@ def load(
     slo: Slo | None = None,
     vuser: VirtualUser | None = None,
     url: str | None = None,
+    http2: bool | None = None,
     redirects: int | None = None,
     data: Any = None,
     weight: float | None = None,
@@ -141,6 +143,7 @@ def load(
     max_users: int | None = None,
     url: str | None = None,
     headers: Mapping[str, str] | None = None,
+    http2: bool | None = None,
     redirects: int | None = None,
     verify: bool | str | os.PathLike[str] = True,
     cert: str | os.PathLike[str] | tuple[str | os.PathLike[str], str | os.PathLike[str]] | None = None,
@@ -190,6 +193,9 @@ def load(target: Any = None, /, **options: Any) -> Any:
         max_users: with a rate, how many users there may be at most; they come as they are needed.
         url: what URLs without a host are relative to.
         headers: sent with every request of `http`.
+        http2: whether requests go over HTTP/2 (False): with https servers it is agreed upon, and those that do not offer it are
+            an error; with others it is taken for granted. Each user has one connection to each server, which all its
+            requests there share.
         redirects: how many redirects of a request of `http` are followed, unless it says `redirects=` itself (0). It is
             counted once, with the last response, and timed from the beginning.
         verify: whether the certificates of https servers are checked; or a file of those (PEM) that are trusted instead of

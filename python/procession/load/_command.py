@@ -121,6 +121,7 @@ def _options(target: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
         "seed",
     )
     options = {name: settings[name] for name in names if settings.get(name) is not None}
+    options["http2"] = settings.get("http2") or None
     options["own_target"] = settings.get("own_target") or None
     options["verify"] = False if settings.get("insecure") else settings.get("cacert")
     options["cert"] = (settings["cert"], settings["key"]) if settings.get("cert") else None

@@ -140,7 +140,7 @@ def make_plan(scenario: Scenario, options: Mapping[str, Any], vuser: str) -> dic
 
 _OPTIONS = frozenset(
     """users rate arrivals stages duration iterations warmup timeout drain slo vuser processes max_users url headers
-    redirects verify cert server_name data setup teardown setup_process teardown_process seed own_target context
+    http2 redirects verify cert server_name data setup teardown setup_process teardown_process seed own_target context
     weight""".split()
 )
 
@@ -233,11 +233,18 @@ def _redirects(most: Any) -> int:
     return int(most)
 
 
+def _version(http2: Any) -> str:
+    if http2 not in (None, True, False):
+        raise TypeError(f"http2 must be True or False, not {http2!r}")
+    return "http2" if http2 else "http1"
+
+
 def make_job(scenario: Scenario, plan: dict[str, Any], vuser: str, merged: Mapping[str, Any], value: Any) -> Job:
     headers = merged.get("headers") or {}
     client = {
         "base_url": merged.get("url"),
         "headers": [[str(name), str(text)] for name, text in headers.items()],
+        "version": _version(merged.get("http2")),
         "redirects": _redirects(merged.get("redirects")),
         "tls": _tls(merged.get("verify", True), merged.get("cert"), merged.get("server_name")),
     }

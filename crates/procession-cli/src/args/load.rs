@@ -189,7 +189,8 @@ pub struct LoadArguments {
 
     /// Speak HTTP/2
     ///
-    /// Over TLS it is agreed upon, else taken for granted.
+    /// Over TLS it is agreed upon, else taken for granted. With a Python function each user has a connection of its own to
+    /// each server, which all its requests there share.
     #[arg(long)]
     pub http2: bool,
 

@@ -133,6 +133,8 @@ pub struct LoadJob {
     pub cert: Option<PathBuf>,
     /// Its key.
     pub key: Option<PathBuf>,
+    /// Whether requests go over HTTP/2.
+    pub http2: bool,
     /// How many redirects of a request are followed.
     pub redirects: Option<u32>,
     /// Whether the tester has said that targets elsewhere are theirs to test.

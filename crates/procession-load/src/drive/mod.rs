@@ -119,6 +119,8 @@ struct Driver<'w, P: Protocol> {
     done: Vec<(u32, Ended)>,
     /// Links with something to send.
     unflushed: Vec<u32>,
+    /// Links with more to read, and what they were ready for.
+    unread: Vec<(u64, Ready)>,
 }
 
 impl<'w, P: Protocol> Driver<'w, P> {
@@ -180,6 +182,7 @@ impl<'w, P: Protocol> Driver<'w, P> {
             ended: Vec::new(),
             done: Vec::new(),
             unflushed: Vec::new(),
+            unread: Vec::new(),
         })
     }
 
@@ -212,6 +215,7 @@ impl<'w, P: Protocol> Driver<'w, P> {
             self.worker.turned(now);
             let sleep_ns = self.time_to_sleep(now);
             self.poller.wait_into(sleep_ns, &mut ready)?;
+            ready.append(&mut self.unread);
             now = now_ns();
             for &(token, readiness) in &ready {
                 now = self.serve(token, readiness, now);
@@ -234,7 +238,7 @@ impl<'w, P: Protocol> Driver<'w, P> {
     }
 
     fn time_to_sleep(&self, now: u64) -> u64 {
-        if !self.stillborn.is_empty() || !self.done.is_empty() {
+        if !self.stillborn.is_empty() || !self.done.is_empty() || !self.unread.is_empty() {
             return 0;
         }
         let mut until = now + LONGEST_SLEEP_NS;
@@ -505,10 +509,14 @@ impl<'w, P: Protocol> Driver<'w, P> {
         let mut turn = Turn {
             now_ns: now,
             ended: std::mem::take(&mut self.ended),
+            has_unread: false,
             recorder: self.worker.recorder(),
         };
         let result = self.protocol.ready(link, readiness, &mut turn);
         let now = turn.now_ns;
+        if turn.has_unread {
+            self.unread.push((token, readiness));
+        }
         let mut ended = turn.ended;
         if let Ok(false) = result {
             self.close(link_number);

@@ -32,6 +32,8 @@ pub(crate) struct Turn<'a> {
     /// The present, as exact as needed: who has asked the clock again leaves the answer here.
     pub now_ns: u64,
     pub ended: Vec<Ended>,
+    /// There is more to read, for which the link should be served once more after others.
+    pub has_unread: bool,
     pub recorder: &'a mut Recorder,
 }
 

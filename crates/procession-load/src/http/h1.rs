@@ -5,10 +5,13 @@ use std::mem::MaybeUninit;
 
 /// Longer heads are an error: somebody sends something else.
 pub const MOST_HEAD_BYTES: usize = 256 * 1024;
-const MOST_HEADERS: usize = 100;
+pub(crate) const MOST_HEADERS: usize = 100;
 
 /// What a response's parts are given to.
 pub trait Sink {
+    /// Whether anybody looks at the headers, which need not be taken apart otherwise.
+    const WANTS_HEADERS: bool = true;
+
     /// Its status and headers.
     fn head(&mut self, status: u16, headers: &[Header<'_>]);
     /// Bytes of its body, in order.
@@ -20,6 +23,8 @@ pub trait Sink {
 pub struct Ignore;
 
 impl Sink for Ignore {
+    const WANTS_HEADERS: bool = false;
+
     #[inline]
     fn head(&mut self, _: u16, _: &[Header<'_>]) {}
     #[inline]
@@ -272,7 +277,8 @@ impl Parser {
     }
 }
 
-fn parse_length(value: &[u8]) -> Option<u64> {
+/// The number in a `Content-Length`.
+pub(crate) fn parse_length(value: &[u8]) -> Option<u64> {
     let value = value.trim_ascii();
     if value.is_empty() || value.len() > 18 {
         return None;

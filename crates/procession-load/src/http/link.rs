@@ -5,7 +5,7 @@ use super::h1::{Ignore, Parsed, Parser};
 use super::request::encode;
 use super::url::Url;
 use crate::drive::{Ended, Protocol, Request, Turn};
-use crate::net::{Endpoint, Failure, Ready, Received, Stream, TlsClient};
+use crate::net::{Endpoint, Failure, Ready, Received, Stream, TlsClient, MOST_AT_ONCE_BYTES};
 use crate::now_ns;
 use crate::plan::{Dns, HttpRequest, HttpTarget};
 use crate::record::Recorder;
@@ -352,6 +352,7 @@ impl Protocol for Http1 {
         if !ready.readable() {
             return Ok(true);
         }
+        let mut at_once = 0;
         loop {
             let (n, more) = match link.stream.receive(&mut self.buffer, &mut self.scratch)? {
                 Received::Nothing => return Ok(true),
@@ -384,6 +385,11 @@ impl Protocol for Http1 {
                 return Ok(again);
             }
             if !more && !ready.closing() {
+                return Ok(true);
+            }
+            at_once += n;
+            if at_once >= MOST_AT_ONCE_BYTES {
+                turn.has_unread = true;
                 return Ok(true);
             }
         }

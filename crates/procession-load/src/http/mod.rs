@@ -2,7 +2,6 @@
 
 pub(crate) mod follow;
 pub mod h1;
-#[cfg(feature = "http2")]
 pub(crate) mod h2;
 pub(crate) mod link;
 pub mod request;

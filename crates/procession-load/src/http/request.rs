@@ -2,6 +2,30 @@
 
 use super::url::Url;
 use crate::plan::{Header, HttpRequest};
+use std::sync::Arc;
+
+/// Bytes on their way out.
+#[derive(Debug, Clone)]
+pub(crate) enum Outgoing {
+    /// The same for many requests.
+    Shared(Arc<[u8]>),
+    /// For this one.
+    Own(Vec<u8>),
+}
+
+impl Outgoing {
+    /// How many bytes they are.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes().len()
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Outgoing::Shared(bytes) => bytes,
+            Outgoing::Own(bytes) => bytes,
+        }
+    }
+}
 
 /// A request as it goes over the wire of HTTP/1.
 pub fn encode(request: &HttpRequest, url: &Url, keep_alive: bool) -> Vec<u8> {

@@ -12,6 +12,9 @@ mod tls;
 #[cfg(feature = "tls")]
 mod tls;
 
+/// So much is received over one connection before others have their turn, however fast it comes.
+pub(crate) const MOST_AT_ONCE_BYTES: usize = 1 << 20;
+
 pub use address::{Address, Endpoint};
 pub use failure::Failure;
 pub use poller::{Poller, Ready};

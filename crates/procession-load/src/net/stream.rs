@@ -192,6 +192,13 @@ impl Stream {
         }
     }
 
+    /// Whether something waits for [`flush`](Stream::flush).
+    pub fn has_unsent(&self) -> bool {
+        self.secured
+            .as_ref()
+            .is_some_and(|secured| !secured.unsent.is_empty())
+    }
+
     /// Receives what is there.
     ///
     /// # Errors

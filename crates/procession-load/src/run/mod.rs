@@ -6,7 +6,6 @@ mod usage;
 mod worker;
 
 use crate::drive::{Driven, Protocol};
-#[cfg(feature = "http2")]
 use crate::http::h2::Http2;
 use crate::http::link::Http1;
 use crate::net::Failure;
@@ -445,12 +444,7 @@ fn built_in(target: &Target) -> Result<Arc<dyn Workload>> {
         // Looked up here, so that a wrong name is an error before anything begins.
         Target::Http(target) => match target.version {
             HttpVersion::Http1 => driven(Http1::new(target), target.requests.len()),
-            #[cfg(feature = "http2")]
             HttpVersion::Http2 => driven(Http2::new(target), target.requests.len()),
-            #[cfg(not(feature = "http2"))]
-            HttpVersion::Http2 => Err(Error::plan(
-                "this build has no HTTP/2: build it with the feature http2",
-            )),
         },
         Target::Tcp(target) => driven(Tcp::new(target), 1),
         Target::Udp(target) => driven(Udp::new(target), 1),

@@ -1,18 +1,21 @@
 //! Requests of virtual users: from what a function asks for to the bytes that are sent.
 
-use super::engine::Outgoing;
+use super::engine::Sending;
 use super::guard::Stranger;
+use crate::http::h2;
 use crate::http::link::split_address;
-use crate::http::request::{encode, has_header};
+use crate::http::request::{encode, has_header, Outgoing};
 use crate::http::url::{has_scheme, Url};
 use crate::net::{Endpoint, Failure, TlsClient};
-use crate::plan::{is_loopback, stranger_refusal, Header, HttpRequest, Payload, Plan, TlsOptions};
+use crate::plan::{
+    is_loopback, stranger_refusal, Header, HttpRequest, HttpVersion, Payload, Plan, TlsOptions,
+};
 use crate::result::ErrorKind;
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// The protocol that is agreed upon with TLS.
+/// What TLS calls HTTP/1.1.
 const HTTP_1: &[u8] = b"http/1.1";
 /// So many prepared requests are remembered; functions that make up URLs would fill the memory otherwise.
 const MOST_PREPARED: usize = 4096;
@@ -25,6 +28,8 @@ pub struct ClientOptions {
     pub base_url: Option<String>,
     /// Sent with every request.
     pub headers: Vec<(String, String)>,
+    /// Which version to speak.
+    pub version: HttpVersion,
     /// How servers at `https` URLs prove who they are, and who we are.
     pub tls: TlsOptions,
     /// How many redirects of a request are followed, if it does not say so itself.
@@ -49,9 +54,17 @@ impl ClientOptions {
             check_header(name, value)?;
         }
         if self.tls != TlsOptions::default() {
-            TlsClient::new(&self.tls, "localhost", Some(HTTP_1))?;
+            TlsClient::new(&self.tls, "localhost", Some(self.protocol()))?;
         }
         Ok(())
+    }
+
+    /// The protocol that is to be agreed upon with TLS.
+    fn protocol(&self) -> &'static [u8] {
+        match self.version {
+            HttpVersion::Http1 => HTTP_1,
+            HttpVersion::Http2 => h2::ALPN,
+        }
     }
 
     fn base(&self) -> Result<Option<Url>, String> {
@@ -92,9 +105,12 @@ pub(super) struct Origin {
 #[derive(Debug, Clone)]
 pub(super) struct Prepared {
     pub(super) origin: u32,
+    /// Head and body, in this version's form.
     pub(super) bytes: Arc<[u8]>,
+    version: HttpVersion,
     /// Where cookies go in.
     head_end: usize,
+    to_head: bool,
     pub(super) name: Arc<str>,
 }
 
@@ -204,11 +220,26 @@ impl Client {
     }
 
     fn made(&mut self, request: &HttpRequest, url: &Url, is_named: bool) -> Prepared {
-        let bytes = encode(request, url, true);
+        let version = self.options.version;
+        let (bytes, head_end) = match version {
+            HttpVersion::Http1 => {
+                let bytes = encode(request, url, true);
+                let head_end = bytes.len() - request.body.0.len() - 2;
+                (bytes, head_end)
+            }
+            HttpVersion::Http2 => {
+                let mut bytes = h2::encode(request, url);
+                let head_end = bytes.len();
+                bytes.extend_from_slice(&request.body.0);
+                (bytes, head_end)
+            }
+        };
         Prepared {
             origin: self.origin(url, is_named),
-            head_end: bytes.len() - request.body.0.len() - 2,
             bytes: bytes.into(),
+            version,
+            head_end,
+            to_head: request.method == "HEAD",
             name: request.name.as_str().into(),
         }
     }
@@ -298,7 +329,7 @@ impl Client {
         }
         let tls = match origin.tls {
             true => Some(
-                TlsClient::new(&self.options.tls, &origin.host, Some(HTTP_1))
+                TlsClient::new(&self.options.tls, &origin.host, Some(self.options.protocol()))
                     .map_err(|text| wrong(format!("https://{}: {text}", origin.authority)))?,
             ),
             false => None,
@@ -323,24 +354,39 @@ pub(super) fn stranger_at(host: &str) -> Option<Stranger> {
 }
 
 impl Prepared {
-    /// The bytes to send, with a user's cookies.
-    pub(super) fn outgoing(&self, cookies: &Cookies) -> Outgoing {
+    /// What to send, with a user's cookies.
+    pub(super) fn sending(&self, cookies: &Cookies) -> Sending {
         let mut line = String::new();
         for (origin, name, value) in &cookies.jar {
             if *origin == self.origin {
-                line.push_str(if line.is_empty() { "Cookie: " } else { "; " });
-                let _ = write!(line, "{name}={value}");
+                let separator = if line.is_empty() { "" } else { "; " };
+                let _ = write!(line, "{separator}{name}={value}");
             }
         }
         if line.is_empty() {
-            return Outgoing::Shared(self.bytes.clone());
+            return self.sends(Outgoing::Shared(self.bytes.clone()), self.head_end);
         }
-        line.push_str("\r\n");
-        let mut bytes = Vec::with_capacity(self.bytes.len() + line.len());
+        let mut bytes = Vec::with_capacity(self.bytes.len() + line.len() + 16);
         bytes.extend_from_slice(&self.bytes[..self.head_end]);
-        bytes.extend_from_slice(line.as_bytes());
+        match self.version {
+            HttpVersion::Http1 => bytes.extend_from_slice(format!("Cookie: {line}\r\n").as_bytes()),
+            HttpVersion::Http2 => h2::literal(&mut bytes, "cookie", &line),
+        }
+        let head_bytes = bytes.len();
         bytes.extend_from_slice(&self.bytes[self.head_end..]);
-        Outgoing::Own(bytes)
+        self.sends(Outgoing::Own(bytes), head_bytes)
+    }
+
+    fn sends(&self, out: Outgoing, head_bytes: usize) -> Sending {
+        Sending {
+            bytes: match self.version {
+                HttpVersion::Http1 => out.len() as u64,
+                HttpVersion::Http2 => h2::bytes_of(&out),
+            },
+            out,
+            head_bytes,
+            to_head: self.to_head,
+        }
     }
 }
 
@@ -470,6 +516,31 @@ mod tests {
     }
 
     #[test]
+    fn cookies_go_into_the_head_of_either_version() {
+        let options = ClientOptions {
+            base_url: Some("http://127.0.0.1/".into()),
+            version: HttpVersion::Http2,
+            ..ClientOptions::default()
+        };
+        let mut client = Client::new(options).unwrap();
+        let ask = Ask {
+            method: "POST",
+            url: "/",
+            body: Some((b"body", "")),
+            ..Ask::default()
+        };
+        let prepared = client.prepare(&ask).unwrap();
+        let mut cookies = Cookies::default();
+        let plain = prepared.sending(&cookies);
+        cookies.set(prepared.origin, "a=1");
+        let sending = prepared.sending(&cookies);
+        let (head, body) = sending.out.bytes().split_at(sending.head_bytes);
+        assert_eq!(body, b"body");
+        assert_eq!(head[..plain.head_bytes], plain.out.bytes()[..plain.head_bytes]);
+        assert_eq!(&head[plain.head_bytes..], b"\x00\x06cookie\x03a=1");
+    }
+
+    #[test]
     fn machines_of_others_are_known_and_so_is_what_only_redirects_name() {
         let mut client = client();
         let named = |client: &mut Client, url| {
@@ -509,10 +580,7 @@ mod tests {
         cookies.set(prepared.origin + 1, "c=3");
         cookies.set(prepared.origin, "a=4");
         cookies.set(prepared.origin, "b=; Max-Age=0");
-        let Outgoing::Own(bytes) = prepared.outgoing(&cookies) else {
-            panic!("there are cookies")
-        };
-        let text = String::from_utf8(bytes).unwrap();
+        let text = String::from_utf8(prepared.sending(&cookies).out.bytes().to_vec()).unwrap();
         assert!(text.contains("\r\nCookie: a=4\r\n\r\n"), "{text}");
     }
 }

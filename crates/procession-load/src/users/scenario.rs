@@ -6,7 +6,7 @@ use super::desk::Desk;
 use super::engine::{Engine, Found, Ticket};
 use super::reply::Reply;
 use crate::net::Failure;
-use crate::plan::{Pacing, Plan, Target, TlsOptions};
+use crate::plan::{HttpVersion, Pacing, Plan, Target, TlsOptions};
 use crate::result::ErrorKind;
 use crate::{now_ns, ForkHooks, Phase, Result, Run, Worker, Workload};
 use std::cell::{Cell, RefCell};
@@ -371,6 +371,13 @@ impl<V: VirtualUser> Scenario<V> {
     /// How servers at `https` URLs prove who they are, and who we are.
     pub fn tls(mut self, options: TlsOptions) -> Scenario<V> {
         self.client.tls = options;
+        self
+    }
+
+    /// Which version of HTTP its users speak; HTTP/1.1 if nothing is said. Over HTTP/2 the requests of a user to one server
+    /// share a connection, where several may be under way.
+    pub fn version(mut self, version: HttpVersion) -> Scenario<V> {
+        self.client.version = version;
         self
     }
 

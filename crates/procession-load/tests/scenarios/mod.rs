@@ -1,4 +1,5 @@
 mod http;
+mod http2;
 mod protocols;
 mod servers;
 mod users;
@@ -128,5 +129,17 @@ pub const ALL: &[(&str, fn())] = &[
     (
         "a_user_in_rust_shows_its_certificate_if_it_has_one",
         users::a_user_in_rust_shows_its_certificate_if_it_has_one,
+    ),
+    (
+        "a_response_without_end_holds_up_nobody",
+        users::a_response_without_end_holds_up_nobody,
+    ),
+    (
+        "requests_of_a_user_in_rust_share_a_connection",
+        http2::requests_of_a_user_in_rust_share_a_connection,
+    ),
+    (
+        "users_in_rust_go_on_when_the_server_ends_a_connection_or_a_stream",
+        http2::users_in_rust_go_on_when_the_server_ends_a_connection_or_a_stream,
     ),
 ];

@@ -5,6 +5,7 @@ use procession_load::plan::{Pacing, TlsOptions};
 use procession_load::result::{ErrorKind, RunResult, StepKind};
 use procession_load::server::{LoopbackServer, Served, ServerOptions};
 use procession_load::users::{Scenario, Stop, User};
+use std::io::{Read, Write};
 use std::time::Duration;
 
 fn counts(result: &RunResult) -> Vec<(StepKind, &str, u64, u64)> {
@@ -97,6 +98,50 @@ pub fn a_user_in_rust_is_told_what_it_cannot_do() {
         .collect();
     assert_eq!(errors, [(ErrorKind::Refused, 5), (ErrorKind::Script, 5)]);
     assert_eq!(result.totals.failed_iterations, 5);
+}
+
+pub fn a_response_without_end_holds_up_nobody() {
+    let server = servers::tcp(|mut stream| {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = stream.read(&mut buffer) {
+            if !buffer[..n].starts_with(b"GET /endless ") {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+                continue;
+            }
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            let much = vec![b'x'; 1 << 20];
+            while stream.write_all(&much).is_ok() {}
+            return;
+        }
+    });
+    let result = Scenario::new("visit", |user: User| async move {
+        if user.id() > 0 {
+            return user.get("/").await.map(drop);
+        }
+        let endless = user
+            .request("GET", "/endless")
+            .timeout(Duration::from_millis(200))
+            .send()
+            .await;
+        match endless {
+            Ok(_) => Err(Stop::rejected("it ends")),
+            Err(_) => Ok(()),
+        }
+    })
+    .base_url(&format!("http://{}", server.address))
+    .pacing(Pacing::users(2))
+    .duration(Duration::from_secs(1))
+    .plan(|plan| plan.processes = 1)
+    .run()
+    .unwrap();
+    let errors: Vec<_> = result.errors.iter().map(|error| error.kind).collect();
+    assert_eq!(errors, [ErrorKind::Timeout], "{:?}", result.errors);
+    assert_eq!(result.totals.failed_iterations, 0);
+    let others = counts(&result)
+        .into_iter()
+        .find(|step| step.1 == "GET /")
+        .unwrap();
+    assert!(others.2 >= 10 && others.3 == 0, "{others:?}");
 }
 
 /// What becomes of 20 visits to a server that speaks TLS.

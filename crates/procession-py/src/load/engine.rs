@@ -80,7 +80,7 @@ impl Inner {
     fn wait_for(&self, ticket: Ticket) -> io::Result<Outcome> {
         let mut found = std::mem::take(&mut *unpoisoned(&self.found));
         loop {
-            {
+            let most_ns = {
                 let mut crew = self.crew();
                 if let Some(outcome) = crew.outcome_of(ticket) {
                     drop(crew);
@@ -88,8 +88,13 @@ impl Inner {
                     return Ok(outcome);
                 }
                 crew.arm()?;
-            }
-            Engine::wait(self.epoll.as_fd(), LOOK_NS, &mut found)?;
+                if crew.has_unread() {
+                    0
+                } else {
+                    LOOK_NS
+                }
+            };
+            Engine::wait(self.epoll.as_fd(), most_ns, &mut found)?;
             self.crew().handle(&found);
         }
     }

@@ -159,7 +159,6 @@ fn refuse_options_of_urls(arguments: &LoadArguments) -> Result<(), CommandError>
         ("--body", arguments.body.is_some()),
         ("--connect-to", arguments.connect_to.is_some()),
         ("--unix-socket", arguments.unix_socket.is_some()),
-        ("--http2", arguments.http2),
         ("--streams", arguments.streams.is_some()),
         ("--disable-keepalive", arguments.disable_keepalive),
         ("--cookies", arguments.cookies),

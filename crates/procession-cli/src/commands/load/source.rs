@@ -139,6 +139,7 @@ fn said(scenario: &Scenario, arguments: &LoadArguments) -> LoadJob {
         cacert: arguments.cacert.clone(),
         cert: arguments.cert.clone(),
         key: arguments.key.clone(),
+        http2: arguments.http2,
         redirects: arguments.redirects,
         own_target: arguments.yes_i_own_this_target,
     }

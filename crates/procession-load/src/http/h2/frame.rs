@@ -15,6 +15,7 @@ pub(super) const PUSH_PROMISE: u8 = 5;
 pub(super) const PING: u8 = 6;
 pub(super) const GOAWAY: u8 = 7;
 pub(super) const WINDOW_UPDATE: u8 = 8;
+pub(super) const CONTINUATION: u8 = 9;
 
 pub(super) const END_STREAM: u8 = 1;
 /// Of SETTINGS and PING.
@@ -28,7 +29,25 @@ pub(super) const ENABLE_PUSH: u16 = 2;
 pub(super) const MAX_CONCURRENT_STREAMS: u16 = 3;
 pub(super) const INITIAL_WINDOW_SIZE: u16 = 4;
 
+pub(super) const PROTOCOL_ERROR: u32 = 1;
 pub(super) const CANCEL: u32 = 8;
+/// What the codes of errors are called, in their order.
+const ERRORS: [&str; 14] = [
+    "NO_ERROR",
+    "PROTOCOL_ERROR",
+    "INTERNAL_ERROR",
+    "FLOW_CONTROL_ERROR",
+    "SETTINGS_TIMEOUT",
+    "STREAM_CLOSED",
+    "FRAME_SIZE_ERROR",
+    "REFUSED_STREAM",
+    "CANCEL",
+    "COMPRESSION_ERROR",
+    "CONNECT_ERROR",
+    "ENHANCE_YOUR_CALM",
+    "INADEQUATE_SECURITY",
+    "HTTP_1_1_REQUIRED",
+];
 
 /// The beginning of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +98,26 @@ pub(super) fn write(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload
     }
     .write(out);
     out.extend_from_slice(payload);
+}
+
+/// A header block, in as many frames as it takes.
+pub(super) fn write_block(out: &mut Vec<u8>, flags: u8, stream: u32, block: &[u8]) {
+    let is_last = |rest: &[u8]| if rest.is_empty() { END_HEADERS } else { 0 };
+    let (first, mut rest) = block.split_at(block.len().min(LARGEST_PAYLOAD));
+    write(out, HEADERS, flags | is_last(rest), stream, first);
+    while !rest.is_empty() {
+        let (part, more) = rest.split_at(rest.len().min(LARGEST_PAYLOAD));
+        write(out, CONTINUATION, is_last(more), stream, part);
+        rest = more;
+    }
+}
+
+/// The name of an error's code.
+pub(super) fn error_name(code: u32) -> String {
+    match ERRORS.get(code as usize) {
+        Some(name) => (*name).to_owned(),
+        None => format!("error {code}"),
+    }
 }
 
 pub(super) fn write_setting(payload: &mut Vec<u8>, name: u16, value: u32) {

@@ -1,10 +1,12 @@
-//! Header blocks of HTTP/2 (HPACK), as far as a load generator needs them: what is sent is made once, of what is received
-//! only the status is looked at.
+//! Header blocks of HTTP/2 (HPACK), as far as a load generator needs them: what is sent is made once, and what is received
+//! is read no further than somebody wants to know.
 //!
 //! We tell the server that our table for its headers holds nothing, so a block can be read without those before it.
 
-use super::super::url::Url;
+use super::huffman;
+use crate::http::h1::MOST_HEAD_BYTES;
 use crate::http::request::{basic, has_header, USER_AGENT};
+use crate::http::url::Url;
 use crate::plan::HttpRequest;
 
 /// Entries of the static table (RFC 7541, appendix A) that are of use.
@@ -18,8 +20,91 @@ const STATUSES: [u16; 7] = [200, 204, 206, 304, 400, 404, 500];
 const FIRST_STATUS: u64 = 8;
 const INDEXED: u8 = 0x80;
 
+/// That table, as far as it comes before the ordinary headers.
+const FIRST_FIELDS: [(&str, &str); 14] = [
+    (":authority", ""),
+    (":method", "GET"),
+    (":method", "POST"),
+    (":path", "/"),
+    (":path", "/index.html"),
+    (":scheme", "http"),
+    (":scheme", "https"),
+    (":status", "200"),
+    (":status", "204"),
+    (":status", "206"),
+    (":status", "304"),
+    (":status", "400"),
+    (":status", "404"),
+    (":status", "500"),
+];
+/// The rest of it, where only one has a value.
+const OTHER_FIELDS: [&str; 47] = [
+    "accept-charset",
+    "accept-encoding",
+    "accept-language",
+    "accept-ranges",
+    "accept",
+    "access-control-allow-origin",
+    "age",
+    "allow",
+    "authorization",
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-type",
+    "cookie",
+    "date",
+    "etag",
+    "expect",
+    "expires",
+    "from",
+    "host",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
+    "last-modified",
+    "link",
+    "location",
+    "max-forwards",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "range",
+    "referer",
+    "refresh",
+    "retry-after",
+    "server",
+    "set-cookie",
+    "strict-transport-security",
+    "transfer-encoding",
+    "user-agent",
+    "vary",
+    "via",
+    "www-authenticate",
+];
+
+/// The field of this number, counting from 1.
+fn known_field(index: u64) -> Option<(&'static str, &'static str)> {
+    let at = usize::try_from(index.checked_sub(1)?).ok()?;
+    if let Some(field) = FIRST_FIELDS.get(at) {
+        return Some(*field);
+    }
+    let name = *OTHER_FIELDS.get(at - FIRST_FIELDS.len())?;
+    let value = if name == "accept-encoding" {
+        "gzip, deflate"
+    } else {
+        ""
+    };
+    Some((name, value))
+}
+
 /// The header block of a request. Nothing of it enters the server's table: each block stands for itself.
-pub(super) fn encode(request: &HttpRequest, url: &Url) -> Vec<u8> {
+pub(crate) fn encode(request: &HttpRequest, url: &Url) -> Vec<u8> {
     let mut block = Vec::new();
     match request.method.as_str() {
         "GET" => block.push(INDEXED | METHOD_GET),
@@ -50,10 +135,14 @@ pub(super) fn encode(request: &HttpRequest, url: &Url) -> Vec<u8> {
     for header in &request.headers {
         let name = header.name.to_ascii_lowercase();
         // These speak of the connection, which is not theirs here.
-        if !matches!(
-            name.as_str(),
-            "host" | "connection" | "keep-alive" | "transfer-encoding" | "upgrade" | "proxy-connection"
-        ) {
+        let is_left_out = match name.as_str() {
+            "host" | "connection" | "keep-alive" | "transfer-encoding" | "upgrade" | "proxy-connection" => {
+                true
+            }
+            "te" => !header.value.eq_ignore_ascii_case("trailers"),
+            _ => false,
+        };
+        if !is_left_out {
             literal(&mut block, &name, &header.value);
         }
     }
@@ -69,7 +158,8 @@ fn named_by(block: &mut Vec<u8>, index: u8, value: &str) {
     text(block, value);
 }
 
-fn literal(block: &mut Vec<u8>, name: &str, value: &str) {
+/// Appends a field.
+pub(crate) fn literal(block: &mut Vec<u8>, name: &str, value: &str) {
     block.push(0);
     text(block, name);
     text(block, value);
@@ -128,6 +218,63 @@ impl<'a> Reader<'a> {
         self.0 = rest;
         Some((text, first & 128 != 0))
     }
+}
+
+/// Names and values, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    bytes: Vec<u8>,
+    /// Where each name ends, and each value.
+    ends: Vec<(usize, usize)>,
+}
+
+impl Fields {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let mut begin = 0;
+        self.ends.iter().map(move |&(name_end, value_end)| {
+            let name = &self.bytes[begin..name_end];
+            begin = value_end;
+            (name, &self.bytes[name_end..value_end])
+        })
+    }
+
+    fn push(&mut self, text: (&[u8], bool)) -> Option<usize> {
+        match text {
+            (text, false) => self.bytes.extend_from_slice(text),
+            (text, true) => huffman::decode(text, &mut self.bytes)?,
+        }
+        // A few bytes can stand for many.
+        (self.bytes.len() <= MOST_HEAD_BYTES).then_some(self.bytes.len())
+    }
+}
+
+/// All fields of a header block; `None` if it is none, or too long.
+pub(super) fn decode(block: &[u8]) -> Option<Fields> {
+    let (mut reader, mut fields) = (Reader(block), Fields::default());
+    while let Some(first) = reader.byte() {
+        if first & 0x80 != 0 {
+            let (name, value) = known_field(reader.integer(first, 7)?)?;
+            let name_end = fields.push((name.as_bytes(), false))?;
+            let value_end = fields.push((value.as_bytes(), false))?;
+            fields.ends.push((name_end, value_end));
+            continue;
+        }
+        if first & 0xE0 == 0x20 {
+            // Our table stays as small as it is, and it is so before there is anything.
+            if reader.integer(first, 5)? != 0 || !fields.ends.is_empty() {
+                return None;
+            }
+            continue;
+        }
+        let bits = if first & 0xC0 == 0x40 { 6 } else { 4 };
+        let name_end = match reader.integer(first, bits)? {
+            0 => fields.push(reader.text()?)?,
+            known => fields.push((known_field(known)?.0.as_bytes(), false))?,
+        };
+        let value_end = fields.push(reader.text()?)?;
+        fields.ends.push((name_end, value_end));
+    }
+    Some(fields)
 }
 
 /// The status in a response's header block, of which it must be the first field; `None` if there is none (a trailer, or
@@ -250,10 +397,78 @@ mod tests {
         assert_eq!(long, [31, 154, 10]);
     }
 
+    fn fields(block: &[u8]) -> Option<Vec<(String, String)>> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let fields = decode(block)?;
+        let all = fields.iter().map(|(name, value)| (text(name), text(value)));
+        Some(all.collect())
+    }
+
+    #[test]
+    fn a_response_is_decoded_as_rfc_7541_has_it() {
+        // C.6.1, where each field enters the table that holds nothing here.
+        let block = b"\x48\x82\x64\x02\x58\x85\xae\xc3\x77\x1a\x4b\x61\x96\xd0\x7a\xbe\x94\x10\x54\xd4\x44\xa8\x20\
+            \x05\x95\x04\x0b\x81\x66\xe0\x82\xa6\x2d\x1b\xff\x6e\x91\x9d\x29\xad\x17\x18\x63\xc7\x8f\x0b\x97\xc8\xe9\xae\
+            \x82\xae\x43\xd3";
+        let expected = [
+            (":status", "302"),
+            ("cache-control", "private"),
+            ("date", "Mon, 21 Oct 2013 20:13:21 GMT"),
+            ("location", "https://www.example.com"),
+        ];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(fields(block).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_was_encoded_is_decoded() {
+        let mut request = HttpRequest::new("PUT", "https://me:pw@h:1/a?b").unwrap();
+        for (name, value) in [("X-Long", "x".repeat(300)), ("Connection", "close".into())] {
+            let name = name.into();
+            request.headers.push(crate::plan::Header { name, value });
+        }
+        request.body = crate::plan::Payload(b"hello".to_vec());
+        let mut block = encode(&request, &Url::parse(&request.url).unwrap());
+        literal(&mut block, "cookie", "a=1; b=2");
+        let expected = [
+            (":method", "PUT"),
+            (":scheme", "https"),
+            (":path", "/a?b"),
+            (":authority", "h:1"),
+            ("user-agent", USER_AGENT),
+            ("authorization", "Basic bWU6cHc="),
+            ("x-long", &"x".repeat(300)),
+            ("content-length", "5"),
+            ("cookie", "a=1; b=2"),
+        ];
+        let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(fields(&block).unwrap(), expected);
+    }
+
+    #[test]
+    fn blocks_that_are_none_or_endless_are_refused() {
+        assert_eq!(
+            fields(&[0x90]).unwrap(),
+            [("accept-encoding".into(), "gzip, deflate".into())]
+        );
+        assert_eq!(fields(&[0x20, 0xBD]).unwrap()[0].0, "www-authenticate");
+        // No field, none of that number, a table that grows, one that changes too late, a text that ends too early.
+        for wrong in [
+            &[0x80][..],
+            &[0xBE],
+            &[0x3F, 0x01],
+            &[0x88, 0x20],
+            &[0x00, 0x05, b'a'],
+        ] {
+            assert!(decode(wrong).is_none(), "{wrong:?}");
+        }
+        assert!(decode(&vec![0x90; MOST_HEAD_BYTES]).is_none());
+    }
+
     proptest::proptest! {
         #[test]
         fn no_block_whatever_makes_it_panic(block: Vec<u8>) {
-            let _ = status(&block);
+            let _ = (status(&block), decode(&block));
         }
     }
 }

@@ -21,6 +21,7 @@ impl Engine {
 
     /// Does what [`Engine::wait`] has found and what the clock says.
     pub fn handle(&mut self, found: &Found) {
+        let unread = std::mem::take(&mut self.unread);
         for event in &found.0 {
             let key = event.data.u64();
             if key == TIMER_KEY {
@@ -31,6 +32,12 @@ impl Engine {
             let link = self.links.get(index as usize).and_then(Option::as_ref);
             if link.is_some_and(|link| link.serial == serial) {
                 self.event(index, event.flags);
+            }
+        }
+        for (index, serial) in unread {
+            let link = self.links[index as usize].as_ref();
+            if link.is_some_and(|link| link.serial == serial) {
+                self.read(index);
             }
         }
         let now = monotonic_ns();
@@ -97,6 +104,10 @@ impl Engine {
                     return;
                 }
                 link.armed_ns = u64::MAX;
+                if matches!(link.speaks, Speaks::Http2 { .. }) {
+                    self.give_up_late_streams(index, now);
+                    return;
+                }
                 if link.waiter.is_none() {
                     return;
                 }
@@ -105,20 +116,13 @@ impl Engine {
                     self.limit(index, at);
                     return;
                 }
-                let waited = (now - link.timing.sent_ns) as f64 * 1e-9;
                 let is_udp = matches!(link.speaks, Speaks::Raw { is_udp: true, .. });
-                let failure = if !link.transport.is_open() {
-                    Failure::new(
-                        ErrorKind::ConnectTimeout,
-                        format!("no connection within {waited:.3} s"),
-                    )
-                } else if is_udp {
+                let waited_ns = now - link.timing.sent_ns;
+                let failure = if is_udp {
+                    let waited = waited_ns as f64 * 1e-9;
                     Failure::new(ErrorKind::Lost, format!("no datagram within {waited:.3} s"))
                 } else {
-                    Failure::new(
-                        ErrorKind::Timeout,
-                        format!("no complete response within {waited:.3} s"),
-                    )
+                    too_late(link, waited_ns)
                 };
                 if is_udp {
                     self.settle(index, Done::Failed(failure), now);
@@ -141,7 +145,9 @@ impl Engine {
             }
             self.connected(index, flags);
         } else if flags.contains(EventFlags::OUT) {
-            if link.out_at < link.out.bytes().len() {
+            if matches!(link.speaks, Speaks::Http2 { .. }) {
+                self.flush_http2(index);
+            } else if link.out_at < link.out.bytes().len() {
                 self.write(index);
             } else if let Err(failure) = link.transport.flush() {
                 self.fail(index, failure, monotonic_ns());
@@ -172,10 +178,10 @@ impl Engine {
             None | Some(Ok(false)) => {}
             Some(Ok(true)) => {
                 link.timing.written_ns = now;
-                if matches!(link.speaks, Speaks::Raw { .. }) {
-                    self.settle(index, Done::Ready, now);
-                } else {
-                    self.write(index);
+                match link.speaks {
+                    Speaks::Raw { .. } => self.settle(index, Done::Ready, now),
+                    Speaks::Http { .. } => self.write(index),
+                    Speaks::Http2 { .. } => self.opened_http2(index, now),
                 }
             }
             Some(Err(failure)) => {
@@ -221,8 +227,10 @@ impl Engine {
     }
 
     pub(super) fn read(&mut self, index: u32) {
+        let mut at_once = 0;
         loop {
             let link = self.links[index as usize].as_mut().expect("it is open");
+            let serial = link.serial;
             let (count, more) = match link.transport.receive(&mut self.buffer, &mut self.sealed) {
                 Ok(Some(received)) => received,
                 Ok(None) => return,
@@ -242,7 +250,7 @@ impl Engine {
                             self.serve_raw(index);
                             return;
                         }
-                        Speaks::Http { .. } => {
+                        Speaks::Http { .. } | Speaks::Http2 { .. } => {
                             self.fail(index, failure, monotonic_ns());
                             return;
                         }
@@ -290,6 +298,15 @@ impl Engine {
                         }
                     }
                 }
+                Speaks::Http2 { .. } => {
+                    if count == 0 {
+                        self.cut_http2(index, now);
+                        return;
+                    }
+                    if !self.received_http2(index, count, now) {
+                        return;
+                    }
+                }
                 Speaks::Raw {
                     is_udp: true,
                     datagrams,
@@ -334,6 +351,11 @@ impl Engine {
             }
             // Edge-triggered: less than there was room for means that there is no more, but for the end.
             if !more && !self.has_hung_up(index) {
+                return;
+            }
+            at_once += count;
+            if at_once >= MOST_AT_ONCE_BYTES {
+                self.unread.push((index, serial));
                 return;
             }
         }
@@ -432,8 +454,17 @@ impl Engine {
         }
     }
 
+    /// The connection is dead, and so is what was under way over it.
     pub(super) fn fail(&mut self, index: u32, failure: Failure, now: u64) {
         let link = self.links[index as usize].as_mut().expect("it is open");
+        if let Speaks::Http2 { connection, .. } = &mut link.speaks {
+            let all = connection.take_all();
+            self.close(index);
+            for exchange in all {
+                self.settle_http2((exchange, Some(failure.clone())), now);
+            }
+            return;
+        }
         let timing = Timing {
             ended_ns: now,
             ..link.timing
@@ -443,5 +474,21 @@ impl Engine {
         if let Some(waiter) = waiter {
             self.finish(waiter, Done::Failed(failure), timing);
         }
+    }
+}
+
+/// What became of a request that has waited for so long.
+pub(super) fn too_late(link: &Link, waited_ns: u64) -> Failure {
+    let waited = waited_ns as f64 * 1e-9;
+    if link.transport.is_open() {
+        Failure::new(
+            ErrorKind::Timeout,
+            format!("no complete response within {waited:.3} s"),
+        )
+    } else {
+        Failure::new(
+            ErrorKind::ConnectTimeout,
+            format!("no connection within {waited:.3} s"),
+        )
     }
 }

@@ -1,18 +1,20 @@
-//! Requests over HTTP/1.1.
+//! Requests, and how they go over HTTP/1.1.
 
 use super::*;
 
 impl Engine {
-    /// Sends a request of a user to an origin, over a connection that is idle, or else over a new one to `endpoint`.
-    pub fn request(
+    /// Sends a request of a user to an origin, over a connection that has room for it, or else over a new one to `endpoint`.
+    pub(in crate::users) fn request(
         &mut self,
         user: u32,
         origin: u32,
         endpoint: u32,
-        out: Outgoing,
-        to_head: bool,
+        sending: Sending,
         timeout_ns: u64,
     ) -> Ticket {
+        if self.version == HttpVersion::Http2 {
+            return self.request_http2(user, origin, endpoint, sending, timeout_ns);
+        }
         let now = monotonic_ns();
         let timing = Timing {
             sent_ns: now,
@@ -44,10 +46,10 @@ impl Engine {
         let link = self.links[index as usize].as_mut().expect("idle links are open");
         link.waiter = Some(ticket.index);
         link.timing = timing;
-        link.out = out;
+        link.out = sending.out;
         link.out_at = 0;
         if let Speaks::Http { reader, .. } = &mut link.speaks {
-            reader.begin(to_head);
+            reader.begin(sending.to_head);
         }
         self.limit(index, now.saturating_add(timeout_ns));
         if self.links[index as usize]

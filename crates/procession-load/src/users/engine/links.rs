@@ -81,10 +81,13 @@ impl Engine {
     pub(super) fn close(&mut self, index: u32) {
         if let Some(link) = self.links[index as usize].take() {
             self.free_links.push(index);
-            if let (Speaks::Http { user, origin, .. }, None) = (&link.speaks, link.waiter) {
-                if let Some(idle) = self.idle.get_mut(&(*user, *origin)) {
-                    idle.retain(|other| *other != index);
-                }
+            let Some(key) = link.speaks.between() else {
+                return;
+            };
+            if matches!(link.speaks, Speaks::Http2 { .. }) {
+                self.retire(key, index);
+            } else if let (Some(idle), None) = (self.idle.get_mut(&key), link.waiter) {
+                idle.retain(|other| *other != index);
             }
         }
     }
@@ -104,12 +107,16 @@ impl Engine {
 
     /// Closes all connections of a user.
     pub fn forget_user(&mut self, user: u32) {
-        let of_user = |link: &Link| matches!(link.speaks, Speaks::Http { user: other, .. } if other == user);
+        let is_done = |link: &Link| match &link.speaks {
+            Speaks::Http2 { connection, .. } => connection.is_idle(),
+            _ => link.waiter.is_none(),
+        };
+        let of_user = |link: &Link| link.speaks.between().is_some_and(|(other, _)| other == user);
         let found: Vec<u32> = (0..self.links.len() as u32)
             .filter(|&index| {
                 self.links[index as usize]
                     .as_ref()
-                    .is_some_and(|link| link.waiter.is_none() && of_user(link))
+                    .is_some_and(|link| of_user(link) && is_done(link))
             })
             .collect();
         found.into_iter().for_each(|index| self.close(index));

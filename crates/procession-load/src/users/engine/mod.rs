@@ -5,18 +5,23 @@
 
 mod events;
 mod http;
+mod http2;
 mod links;
 mod raw;
 
 use super::desk::Desk;
 use super::reply::{Reply, ReplyReader};
 use super::timers::{Due, Timers};
-use crate::net::{self, Address, Endpoint, Failure, Ready, Received, Stream, TlsClient};
+use crate::http::h2::{Connection, Over};
+use crate::http::request::Outgoing;
+use crate::net::{self, Address, Endpoint, Failure, Ready, Received, Stream, TlsClient, MOST_AT_ONCE_BYTES};
+use crate::plan::HttpVersion;
 use crate::result::ErrorKind;
+use http2::Asked;
 use procession::os::time::monotonic_ns;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 
@@ -51,7 +56,7 @@ pub struct Socket {
 pub struct Timing {
     /// When it was handed over, connecting included.
     pub sent_ns: u64,
-    /// When there was a connection for it; 0 if there was one before.
+    /// When there was a connection for it, and room on it; 0 if there was before.
     pub written_ns: u64,
     /// When the first byte of the response came; 0 if none did.
     pub first_byte_ns: u64,
@@ -105,28 +110,16 @@ struct Waiter {
     waiting: Waiting,
 }
 
-/// Bytes on their way out.
-#[derive(Debug, Clone)]
-pub enum Outgoing {
-    /// The same for many requests.
-    Shared(Arc<[u8]>),
-    /// For this one.
-    Own(Vec<u8>),
-}
-
-impl Outgoing {
-    /// How many bytes they are.
-    #[allow(clippy::len_without_is_empty, reason = "a request is never empty")]
-    pub fn len(&self) -> usize {
-        self.bytes().len()
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Outgoing::Shared(bytes) => bytes,
-            Outgoing::Own(bytes) => bytes,
-        }
-    }
+/// A request, ready to be sent.
+#[derive(Debug)]
+pub(super) struct Sending {
+    pub(super) out: Outgoing,
+    /// Where its body begins.
+    pub(super) head_bytes: usize,
+    /// Whether its response has no body, whatever it says.
+    pub(super) to_head: bool,
+    /// How many bytes it is as it goes over the wire.
+    pub(super) bytes: u64,
 }
 
 #[derive(Debug)]
@@ -137,6 +130,12 @@ enum Speaks {
         origin: u32,
         reader: ReplyReader,
     },
+    /// The same for several requests at a time, of which each has somebody who waits for it.
+    Http2 {
+        user: u32,
+        origin: u32,
+        connection: Box<Connection<Asked>>,
+    },
     Raw {
         inbox: Vec<u8>,
         wanted: Option<Receive>,
@@ -145,6 +144,16 @@ enum Speaks {
         closed: bool,
         fault: Option<Failure>,
     },
+}
+
+impl Speaks {
+    /// Of HTTP, the user and the origin.
+    fn between(&self) -> Option<(u32, u32)> {
+        match self {
+            Speaks::Http { user, origin, .. } | Speaks::Http2 { user, origin, .. } => Some((*user, *origin)),
+            Speaks::Raw { .. } => None,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -257,6 +266,7 @@ impl Default for Found {
 /// See the module.
 #[derive(Debug)]
 pub struct Engine {
+    version: HttpVersion,
     epoll: Arc<OwnedFd>,
     timers: Timers,
     links: Vec<Option<Link>>,
@@ -266,7 +276,13 @@ pub struct Engine {
     free_waiters: Vec<u32>,
     done: VecDeque<(Ticket, Done, Timing)>,
     /// Idle connections by user and origin.
-    idle: std::collections::HashMap<(u32, u32), Vec<u32>>,
+    idle: HashMap<(u32, u32), Vec<u32>>,
+    /// Connections of HTTP/2 that take more requests, by user and origin.
+    shared: HashMap<(u32, u32), u32>,
+    /// Requests of theirs that have just ended.
+    over: Vec<Over<Asked>>,
+    /// Connections with more to read, by index and serial, for which others come first.
+    unread: Vec<(u32, u32)>,
     buffer: Box<[u8]>,
     /// What TLS is to open, once there is a server that speaks it.
     sealed: Box<[u8]>,
@@ -277,12 +293,12 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// An engine with nothing to do.
+    /// An engine with nothing to do, whose requests go over this version of HTTP.
     ///
     /// # Errors
     ///
     /// No descriptor is left.
-    pub fn new(desk: Arc<Desk>) -> io::Result<Engine> {
+    pub fn new(desk: Arc<Desk>, version: HttpVersion) -> io::Result<Engine> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let timers = Timers::new()?;
         epoll::add(
@@ -292,6 +308,7 @@ impl Engine {
             EventFlags::IN | EventFlags::ET,
         )?;
         Ok(Engine {
+            version,
             epoll: Arc::new(epoll),
             timers,
             links: Vec::new(),
@@ -300,7 +317,10 @@ impl Engine {
             waiters: Vec::new(),
             free_waiters: Vec::new(),
             done: VecDeque::new(),
-            idle: Default::default(),
+            idle: HashMap::new(),
+            shared: HashMap::new(),
+            over: Vec::new(),
+            unread: Vec::new(),
             buffer: vec![0; READ_BYTES].into_boxed_slice(),
             sealed: Box::default(),
             endpoints: Vec::new(),
@@ -363,7 +383,12 @@ impl Engine {
         !self.done.is_empty()
     }
 
-    /// Gives up what was begun. A request's connection is closed; when it was sent is returned.
+    /// Whether there is more to read, so that nobody should wait.
+    pub fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// Gives up what was begun. A request's connection is closed, of HTTP/2 its stream alone; when it was sent is returned.
     pub fn cancel(&mut self, ticket: Ticket) -> Option<Timing> {
         let waiter = self.waiters.get_mut(ticket.index as usize)?;
         if waiter.serial != ticket.serial || waiter.waiting == Waiting::Free {
@@ -374,6 +399,9 @@ impl Engine {
         waiter.serial = waiter.serial.wrapping_add(1);
         self.free_waiters.push(ticket.index);
         if let Waiting::Link(link) = was {
+            if self.is_http2(link) {
+                return self.cancel_http2(link, ticket.index);
+            }
             let mut timing = self.links[link as usize].as_ref().map(|link| link.timing)?;
             timing.ended_ns = monotonic_ns();
             self.close(link);
