@@ -599,14 +599,6 @@ impl MapResult {
     }
 }
 
-/// Has an error of an error callback remember the error it was called for.
-pub fn in_context_of(py: Python<'_>, raised: &PyErr, task: &PyErr) {
-    let value = raised.value(py);
-    if !value.is(task.value(py)) && value.getattr("__context__").is_ok_and(|c| c.is_none()) {
-        let _ = value.setattr("__context__", task.value(py));
-    }
-}
-
 /// An iterator over results, each given out as it is there.
 #[pyclass(frozen, subclass, module = "procession.pool", name = "IMapIterator", weakref)]
 pub struct ImapBase {
