@@ -9,8 +9,11 @@ import threading
 import time
 import weakref
 
+import fault_tasks
+import pickle_tasks
 import pytest
 import tasks
+import worker_tasks
 from harness import (
     PATIENCE_SECONDS,
     Process,
@@ -43,8 +46,8 @@ pytestmark = pool_tests
 def test_close_and_join_let_all_work_be_done(start_method, tmp_path):
     log = tmp_path / "log"
     with open_pool(start_method, initializer=tasks.log_into, initargs=(str(log),)) as pool:
-        results = [pool.apply_async(tasks.catastrophe_at_thirteen, (x,)) for x in range(20, 60)]
-        mapped = pool.map_async(tasks.catastrophe_at_thirteen, range(60, 100))
+        results = [pool.apply_async(fault_tasks.catastrophe_at_thirteen, (x,)) for x in range(20, 60)]
+        mapped = pool.map_async(fault_tasks.catastrophe_at_thirteen, range(60, 100))
         pool.close()
         with time_limit(PATIENCE_SECONDS, "join()"):
             pool.join()
@@ -126,7 +129,7 @@ def test_close_while_others_wait_disturbs_nobody(start_method, tmp_path):
 
 def test_finalizers_of_workers_run_when_the_pool_is_closed(start_method, tmp_path):
     path = tmp_path / "finalized"
-    with open_pool(start_method, 2, tasks.write_when_worker_exits, (str(path),)) as pool:
+    with open_pool(start_method, 2, worker_tasks.write_when_worker_exits, (str(path),)) as pool:
         pids = worker_pids(pool, 2)
         pool.close()
         pool.join()
@@ -135,11 +138,11 @@ def test_finalizers_of_workers_run_when_the_pool_is_closed(start_method, tmp_pat
 
 def test_exit_functions_of_workers_run_as_in_processes_of_their_start_method(start_method, tmp_path):
     paths = [tmp_path / "worker", tmp_path / "process"]
-    with open_pool(start_method, 1, tasks.touch_at_exit, (str(paths[0]),)) as pool:
+    with open_pool(start_method, 1, worker_tasks.touch_at_exit, (str(paths[0]),)) as pool:
         assert pool.apply(tasks.double, (1,)) == 2
         pool.close()
         pool.join()
-    process = mp.get_context(start_method).Process(target=tasks.touch_at_exit, args=(str(paths[1]),))
+    process = mp.get_context(start_method).Process(target=worker_tasks.touch_at_exit, args=(str(paths[1]),))
     process.start()
     process.join()
     # Before Python 3.13, forked processes end without.
@@ -214,7 +217,7 @@ def test_results_that_were_there_before_terminate_stay(start_method):
 def test_terminate_drops_what_is_queued(start_method, tmp_path):
     log = tmp_path / "log"
     with open_pool(start_method, 1, tasks.log_into, (str(log),)) as pool:
-        pool.map_async(tasks.sleep_forever_at_thirteen, [13, *range(100, 200)], chunksize=1)
+        pool.map_async(fault_tasks.sleep_forever_at_thirteen, [13, *range(100, 200)], chunksize=1)
         wait_until(log.exists, "the initializer ran")
         wait_until(lambda: log.read_text(), "the first task runs")
         pool.terminate()
@@ -552,6 +555,7 @@ def test_what_tasks_print_is_written_once(start_method, tmp_path):
 KILLED = """
     import os, sys, time
     from subject import mp
+    import nested_tasks
     import tasks
 
     if __name__ == "__main__":
@@ -577,7 +581,7 @@ KILLED = """
                 pool.map(tasks.double, range(1000), 1)
         if state == "with grandchildren":
             path = os.path.join(directory, "grandchild")
-            result = pool.apply_async(tasks.start_program_then_sleep, (path,))
+            result = pool.apply_async(nested_tasks.start_program_then_sleep, (path,))
             tasks.wait_for_file(path)
         print("ready", flush=True)
         time.sleep(3600)
@@ -821,7 +825,7 @@ def test_the_pool_is_whole_after_everything(start_method):
     # What several tests above do one by one, in one pool.
     with open_pool(start_method) as pool:
         for _ in range(2):
-            assert type(get(pool.apply_async(tasks.sigkill_self))) is mp.WorkerDied
-            assert type(get(pool.apply_async(tasks.return_unrebuildable))) is mp.ResultDecodeError
+            assert type(get(pool.apply_async(fault_tasks.sigkill_self))) is mp.WorkerDied
+            assert type(get(pool.apply_async(pickle_tasks.return_unrebuildable))) is mp.ResultDecodeError
             assert take(pool.imap(tasks.raise_on_odd, [2]))[0] == 2
             assert_pool_is_whole(pool)
