@@ -5,6 +5,7 @@
 * After each test, processes, descriptors, ``/dev/shm`` and threads are as they were before: :func:`no_leftovers`.
 * ``start_method`` runs a test once for ``fork``, ``spawn`` and ``forkserver``; ``context`` is procession's context for it.
 * ``run_python`` runs a program in a process of its own, with a time limit.
+* ``mark`` and ``folder`` are where tests of the command run it: :mod:`command_harness`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 import leftovers
 import pytest
 import watchdog
+from command_harness import folder, mark  # noqa: F401 - fixtures
 
 # Unbuffered, `print` writes a line and its end apart, so lines of several processes mix: a property of that mode of
 # Python's, and of no interest to the tests, which expect the ordinary one.
