@@ -6,6 +6,7 @@
 * ``start_method`` runs a test once for ``fork``, ``spawn`` and ``forkserver``; ``context`` is procession's context for it.
 * ``run_python`` runs a program in a process of its own, with a time limit.
 * ``mark`` and ``folder`` are where tests of the command run it: :mod:`command_harness`.
+* ``script`` starts a program of the tests of processes: :mod:`process_harness`.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import leftovers
 import pytest
 import watchdog
 from command_harness import folder, mark  # noqa: F401 - fixtures
+from process_harness import script  # noqa: F401 - a fixture
 
 # Unbuffered, `print` writes a line and its end apart, so lines of several processes mix: a property of that mode of
 # Python's, and of no interest to the tests, which expect the ordinary one.
