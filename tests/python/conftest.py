@@ -7,6 +7,7 @@
 * ``run_python`` runs a program in a process of its own, with a time limit.
 * ``mark`` and ``folder`` are where tests of the command run it: :mod:`command_harness`.
 * ``script`` starts a program of the tests of processes: :mod:`process_harness`.
+* ``server`` is what the tests of virtual users test: :mod:`load_harness`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import leftovers
 import pytest
 import watchdog
 from command_harness import folder, mark  # noqa: F401 - fixtures
+from load_harness import server  # noqa: F401 - a fixture
 from process_harness import script  # noqa: F401 - a fixture
 
 # Unbuffered, `print` writes a line and its end apart, so lines of several processes mix: a property of that mode of
