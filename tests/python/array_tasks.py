@@ -37,9 +37,9 @@ def filled(size_bytes, value):
 
 def filled_or_deadly(size_bytes, value):
     if value == 5:
-        import tasks
+        import fault_tasks
 
-        tasks.sigkill_self()
+        fault_tasks.sigkill_self()
     return filled(size_bytes, value)
 
 

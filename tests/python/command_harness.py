@@ -7,11 +7,14 @@ its environment.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +25,27 @@ import pytest
 LIMIT_SECONDS = 45
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+SCHEMAS = REPOSITORY / "crates" / "procession-cli" / "schema"
 COMMAND = str(Path(sys.executable).with_name("procession"))
 MARK = "PROCESSION_COMMAND_TEST"
+
+
+@pytest.fixture
+def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A mark for the test's processes, of which none may be left afterwards; the current folder is an empty one."""
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(MARK, mark)
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    monkeypatch.chdir(tmp_path)
+    yield mark
+    nobody_left(mark)
+
+
+@pytest.fixture
+def folder(mark: str, tmp_path: Path) -> Path:
+    """The current folder, empty but for work.py; afterwards no process that came from the test may be left."""
+    shutil.copy(Path(__file__).with_name("command_work.py"), tmp_path / "work.py")
+    return tmp_path
 
 
 def marked_processes(mark: str) -> list[tuple[int, str]]:
@@ -81,6 +103,29 @@ def wait_for(condition: Any, seconds: float = 20.0) -> Any:
                 return value
         assert time.monotonic() < until, "waited in vain"
         time.sleep(0.02)
+
+
+def json_lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    records = sorted((json.loads(line) for line in done.stdout.splitlines()), key=lambda record: record["index"])
+    for record in records:
+        assert_matches("map-line", record)
+    return records
+
+
+def host_pid(mark: str) -> int:
+    for pid, _ in marked_processes(mark):
+        with contextlib.suppress(OSError):
+            if "_command_host" in Path(f"/proc/{pid}/cmdline").read_text() and os.getpgid(pid) == pid:
+                return pid
+    raise LookupError("no host process")
+
+
+def assert_matches(name: str, value: Any) -> None:
+    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
+    assert list(violations(value, schema)) == []
+    if name == "map-line":
+        assert ("result" in value) == (value["status"] == "ok")
+        assert ("error" in value) == (value["status"] != "ok")
 
 
 # --- a validator for as much of JSON Schema as our schemas use ---------------------------------------------------

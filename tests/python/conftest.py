@@ -5,6 +5,9 @@
 * After each test, processes, descriptors, ``/dev/shm`` and threads are as they were before: :func:`no_leftovers`.
 * ``start_method`` runs a test once for ``fork``, ``spawn`` and ``forkserver``; ``context`` is procession's context for it.
 * ``run_python`` runs a program in a process of its own, with a time limit.
+* ``mark`` and ``folder`` are where tests of the command run it: :mod:`command_harness`.
+* ``script`` starts a program of the tests of processes: :mod:`process_harness`.
+* ``server`` is what the tests of virtual users test: :mod:`load_harness`.
 """
 
 from __future__ import annotations
@@ -23,7 +26,10 @@ from collections.abc import Iterator
 import leftovers
 import pytest
 import watchdog
+from command_harness import folder, mark  # noqa: F401 - fixtures
 from lanes import pytest_addoption, pytest_collection_modifyitems, pytest_runtestloop  # noqa: F401
+from load_harness import server  # noqa: F401 - a fixture
+from process_harness import script  # noqa: F401 - a fixture
 
 # Unbuffered, `print` writes a line and its end apart, so lines of several processes mix: a property of that mode of
 # Python's, and of no interest to the tests, which expect the ordinary one.

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 
+import ledger_tasks
 import leftovers
 import tasks
 from harness import WorkerHunter, assert_pool_is_whole, get, open_pool, supervisor_of, worker_pids
@@ -111,7 +112,7 @@ class Soak:
                 file.truncate(SMALL_TASKS + RETRIED_TASKS + CANCELLED_TASKS)
             with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as ledger:
                 options = {"memory_limit": MEMORY_LIMIT_BYTES}
-                with open_pool(self.start_method, self.processes, tasks.open_ledger, (path,), **options) as pool:
+                with open_pool(self.start_method, self.processes, ledger_tasks.open_ledger, (path,), **options) as pool:
                     hunter = WorkerHunter(pool, self.processes)
                     supervisor = supervisor_of(worker_pids(pool, self.processes))
                     with Trouble(hunter, self.generator) as trouble:
@@ -128,13 +129,13 @@ class Soak:
         ledger[:] = bytes(len(ledger))
         submitted = [("stuck", None, pool.apply_async(tasks.sleep_forever, timeout=TIME_LIMIT_SECONDS))]
         submitted.append(("hog", None, pool.apply_async(take_memory, (2 * MEMORY_LIMIT_BYTES,))))
-        submitted += [("small", n, pool.apply_async(tasks.book, (n,))) for n in range(SMALL_TASKS)]
+        submitted += [("small", n, pool.apply_async(ledger_tasks.book, (n,))) for n in range(SMALL_TASKS)]
         first = SMALL_TASKS
         for n in range(first, first + RETRIED_TASKS):
-            submitted.append(("retried", n, pool.apply_async(tasks.book, (n,), retries=3)))
+            submitted.append(("retried", n, pool.apply_async(ledger_tasks.book, (n,), retries=3)))
         first += RETRIED_TASKS
         for n in range(first, first + CANCELLED_TASKS):
-            result = pool.apply_async(tasks.book, (n,))
+            result = pool.apply_async(ledger_tasks.book, (n,))
             submitted.append(("cancelled", n, result))
             result.cancel()
         for kind, number, result in submitted:

@@ -20,10 +20,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 
+import ledger_tasks
 import leftovers
 import queue_storm
 import sync_tasks
-import tasks
 from harness import PATIENCE_SECONDS, Hang, WorkerHunter, assert_pool_is_whole, get, open_pool
 from subject import mp
 
@@ -96,7 +96,7 @@ def storm(start_method, seconds, seed=None, processes=2, tasks_per_round=2000, p
         ledger_path = os.path.join(directory, "ledger")
         with open(ledger_path, "wb") as file:
             file.truncate(50_000_000)
-        with open_pool(start_method, processes, tasks.open_ledger, (ledger_path,), **pool_options) as pool:
+        with open_pool(start_method, processes, ledger_tasks.open_ledger, (ledger_path,), **pool_options) as pool:
             hunter = WorkerHunter(pool, processes)
             started = time.monotonic()
             outcomes = bytearray()
@@ -104,9 +104,9 @@ def storm(start_method, seconds, seed=None, processes=2, tasks_per_round=2000, p
                 while time.monotonic() - started < seconds:
                     numbers = range(len(outcomes), len(outcomes) + tasks_per_round)
                     if payload_size:
-                        results = [pool.apply_async(tasks.book_bytes, (number, payload)) for number in numbers]
+                        results = [pool.apply_async(ledger_tasks.book_bytes, (number, payload)) for number in numbers]
                     else:
-                        results = [pool.apply_async(tasks.book, (number,)) for number in numbers]
+                        results = [pool.apply_async(ledger_tasks.book, (number,)) for number in numbers]
                     for number, result in zip(numbers, results):
                         got = get(result)
                         if got == ((number, payload) if payload_size else number):

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 
+import pickle_tasks
 import pytest
 import tasks
 from harness import (
@@ -269,7 +270,7 @@ def test_the_same_array_twice_is_one_array(start_method):
 def test_arrays_deep_inside_of_other_things_survive(start_method):
     arrays = [np.full(size, number) for number, size in enumerate((1, 10, 10_000, 100_000, 1_000_000))]
     nest = {"list": arrays, "dict": {"tuple": tuple(arrays), "one": arrays[3]}, "empty": []}
-    record = tasks.Record("record", arrays)
+    record = pickle_tasks.Record("record", arrays)
     with open_pool(start_method) as pool:
         assert pool.apply(array_tasks.sums, (nest,)) == array_tasks.sums(nest)
         received = pool.apply(array_tasks.identity, (nest,))

@@ -4,8 +4,10 @@ import multiprocessing
 import sys
 import time
 
+import pickle_tasks
 import pytest
 import tasks
+import worker_tasks
 from harness import (
     PATIENCE_SECONDS,
     Hang,
@@ -44,7 +46,7 @@ def test_a_number_of_processes_of_the_wrong_type_is_refused(start_method, proces
 
 
 def test_a_number_of_processes_may_be_any_kind_of_integer(start_method):
-    for processes in (True, tasks.IntSubclass(2)):
+    for processes in (True, pickle_tasks.IntSubclass(2)):
         with open_pool(start_method, processes) as pool:
             assert f"pool_size={int(processes)}>" in repr(pool)
             assert pool.apply(tasks.double, (1,)) == 2
@@ -73,7 +75,7 @@ def test_initargs_that_do_not_fit_are_a_clear_error(start_method, initargs):
     error = None
     with time_limit(PATIENCE_SECONDS, "a pool whose initargs do not fit"):
         try:
-            pool = mp.get_context(start_method).Pool(2, tasks.count_start, initargs)
+            pool = mp.get_context(start_method).Pool(2, worker_tasks.count_start, initargs)
         except TypeError as refused:
             error = refused
         else:

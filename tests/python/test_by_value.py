@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import tasks
+import worker_tasks
 from harness import PATIENCE_SECONDS, get, open_pool, pool_tests
 
 pytestmark = pool_tests
@@ -65,8 +66,8 @@ def test_local_functions_and_classes_travel_as_arguments_and_results(start_metho
 
 def test_initializers_may_be_local_functions(start_method):
     secret = "known to the closure"
-    with open_pool(start_method, 1, lambda: tasks.remember(secret)) as pool:
-        assert get(pool.apply_async(tasks.recall)) == (secret,)
+    with open_pool(start_method, 1, lambda: worker_tasks.remember(secret)) as pool:
+        assert get(pool.apply_async(worker_tasks.recall)) == (secret,)
 
 
 def test_what_cloudpickle_cannot_send_either_says_what_pickle_said(start_method):

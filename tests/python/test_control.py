@@ -7,6 +7,8 @@ import asyncio
 import os
 import time
 
+import control_tasks
+import fault_tasks
 import pytest
 import tasks
 from harness import (
@@ -39,11 +41,11 @@ def each_call_with_a_limit(pool, function, items, seconds):
 def test_limit_of_one_call_ends_only_that_call(start_method):
     with open_pool(start_method) as pool:
         unlimited = pool.apply_async(tasks.sleep_and_return, (1.0, "done"))
-        for outcomes in each_call_with_a_limit(pool, tasks.sleep_forever_at_thirteen, [12, 13, 14], 0.1):
+        for outcomes in each_call_with_a_limit(pool, fault_tasks.sleep_forever_at_thirteen, [12, 13, 14], 0.1):
             assert sum(type(outcome) is mp.TaskTimeout for outcome in outcomes) == 1, outcomes
             assert len(outcomes) == 3
         with pytest.raises(mp.TaskTimeout):
-            pool.map(tasks.sleep_forever_at_thirteen, range(20), timeout=0.1)
+            pool.map(fault_tasks.sleep_forever_at_thirteen, range(20), timeout=0.1)
         with pytest.raises(mp.TaskTimeout):
             pool.apply(tasks.sleep_forever, timeout=0.1)
         assert get(unlimited) == "done"
@@ -57,7 +59,7 @@ def test_limit_of_a_call_takes_the_place_of_the_pools(start_method):
         assert error.limit_seconds == 0.05 <= error.elapsed_seconds
 
 
-@pytest.mark.parametrize("function", [tasks.sleep_forever, tasks.spin_forever, tasks.recurse_and_sleep])
+@pytest.mark.parametrize("function", [tasks.sleep_forever, tasks.spin_forever, control_tasks.recurse_and_sleep])
 def test_timeout_tells_where_the_task_was(start_method, function):
     with open_pool(start_method) as pool:
         error = get(pool.apply_async(function, timeout=0.1))
@@ -68,7 +70,7 @@ def test_timeout_tells_where_the_task_was(start_method, function):
 
 def test_task_that_hears_of_its_end_may_clean_up(start_method, tmp_path):
     with open_pool(start_method) as pool:
-        error = get(pool.apply_async(tasks.clean_up_at_sigterm, (str(tmp_path / "cleaned"),), timeout=0.3))
+        error = get(pool.apply_async(control_tasks.clean_up_at_sigterm, (str(tmp_path / "cleaned"),), timeout=0.3))
         assert type(error) is mp.TaskTimeout
         assert wait_for_file(tmp_path / "cleaned") == "cleaned"
         assert_pool_is_whole(pool)
@@ -92,7 +94,9 @@ def test_limit_of_a_call_that_makes_no_sense_is_refused(limit):
 
 def busy(pool, tmp_path, count=2):
     """Occupies all workers; returns their results and processes."""
-    results = [pool.apply_async(tasks.announce_pid_and_sleep, (str(tmp_path / f"busy-{i}"),)) for i in range(count)]
+    results = [
+        pool.apply_async(control_tasks.announce_pid_and_sleep, (str(tmp_path / f"busy-{i}"),)) for i in range(count)
+    ]
     return results, [Process(int(wait_for_file(tmp_path / f"busy-{i}"))) for i in range(count)]
 
 
@@ -139,13 +143,13 @@ def test_cancelled_map_ends_as_a_whole(start_method, tmp_path):
     with open_pool(start_method) as pool:
         heard = []
         paths = [str(tmp_path / f"busy-{i}") for i in range(1000)]
-        result = pool.map_async(tasks.announce_pid_and_sleep, paths, error_callback=heard.append)
+        result = pool.map_async(control_tasks.announce_pid_and_sleep, paths, error_callback=heard.append)
         processes = [Process(int(wait_for_file(path))) for path in (tmp_path / "busy-0", tmp_path / "busy-1")]
         innocent = pool.apply_async(tasks.double, (3,))
         assert result.cancel()
         assert type(get(result)) is mp.TaskCancelled and heard == [get(result)]
         assert get(innocent) == 6
-        iterator = pool.imap(tasks.sleep_forever_at_thirteen, [1, 2, 13, 3])
+        iterator = pool.imap(fault_tasks.sleep_forever_at_thirteen, [1, 2, 13, 3])
         assert [next(iterator), next(iterator)] == [1, 4]
         assert iterator.cancel() is True
         assert [type(item) for item in take(iterator)] == [mp.TaskCancelled]
@@ -225,7 +229,7 @@ def test_iterators_can_be_read_in_an_event_loop(start_method):
         assert sorted([x async for x in from_generator]) == [2 * x for x in range(200)]
         got = []
         with pytest.raises(mp.WorkerDied):
-            async for x in pool.imap(tasks.os_exit_at_thirteen, [1, 13, 2]):
+            async for x in pool.imap(fault_tasks.os_exit_at_thirteen, [1, 13, 2]):
                 got.append(x)
         assert got == [1]
         assert [x async for x in pool.imap(tasks.double, [])] == []
@@ -292,14 +296,14 @@ def test_many_priorities_lose_nothing():
 
 def test_task_that_takes_too_much_memory_fails_alone(start_method):
     with open_pool(start_method, memory_limit="64M") as pool:
-        results = [pool.apply_async(tasks.hoard_at_thirteen, (i,)) for i in (11, 12, 13, 14)]
+        results = [pool.apply_async(control_tasks.hoard_at_thirteen, (i,)) for i in (11, 12, 13, 14)]
         error = get(results.pop(2))
         assert type(error) is mp.MemoryLimitExceeded
         assert error.limit_bytes == 64 << 20 < error.peak_bytes
         assert "hoard_at_thirteen(13)" in error.task and "in hoard" in error.stack
         assert [get(result) for result in results] == [11, 12, 14]
         with pytest.raises(mp.MemoryLimitExceeded):
-            pool.map(tasks.hoard_at_thirteen, range(20))
+            pool.map(control_tasks.hoard_at_thirteen, range(20))
         assert_pool_is_whole(pool)
 
 
@@ -307,7 +311,7 @@ def test_worker_that_has_grown_is_replaced_after_its_task(start_method):
     with open_pool(start_method, 1, recycle_memory="32M") as pool:
         first = pool.apply(tasks.pid)
         assert pool.apply(tasks.pid) == first
-        assert pool.apply(tasks.leak, (64 << 20,)) == first
+        assert pool.apply(control_tasks.leak, (64 << 20,)) == first
         wait_until(lambda: pool.apply(tasks.pid) != first, "a fresh worker is there")
 
 
@@ -322,7 +326,7 @@ def test_idle_worker_with_too_much_memory_is_replaced_unseen(start_method):
     with open_pool(start_method, 1, memory_limit="64M") as pool:
         first = pool.apply(tasks.pid)
         # It may be seen in the midst of its task, too.
-        get(pool.apply_async(tasks.leak, (96 << 20,)))
+        get(pool.apply_async(control_tasks.leak, (96 << 20,)))
         wait_until(lambda: not Process(first).is_alive(), "the heavy worker has ended")
         time.sleep(0.01)
         assert_pool_is_whole(pool, 1)

@@ -14,8 +14,11 @@ import threading
 import time
 from multiprocessing.pool import MaybeEncodingError
 
+import fault_tasks
+import pickle_tasks
 import pytest
 import tasks
+import worker_tasks
 from harness import (
     EACH_WAY,
     PATIENCE_SECONDS,
@@ -76,13 +79,13 @@ def raised(kind, arguments):
 
 
 FAULTS = {
-    "SIGKILL": (tasks.sigkill_at_thirteen, died(-signal.SIGKILL, "was killed by SIGKILL")),
-    "SIGSEGV": (tasks.segfault_at_thirteen, died(-signal.SIGSEGV, "was killed by SIGSEGV")),
-    "os._exit": (tasks.os_exit_at_thirteen, died(3, "exited with code 3")),
-    "os._exit(0)": (tasks.os_exit_zero_at_thirteen, died(0, "exited with code 0")),
-    "sys.exit": (tasks.sys_exit_at_thirteen, raised(SystemExit, (3,))),
-    "BaseException": (tasks.catastrophe_at_thirteen, raised(tasks.Catastrophe, ("thirteen",))),
-    "KeyboardInterrupt": (tasks.keyboard_interrupt_at_thirteen, raised(KeyboardInterrupt, ())),
+    "SIGKILL": (fault_tasks.sigkill_at_thirteen, died(-signal.SIGKILL, "was killed by SIGKILL")),
+    "SIGSEGV": (fault_tasks.segfault_at_thirteen, died(-signal.SIGSEGV, "was killed by SIGSEGV")),
+    "os._exit": (fault_tasks.os_exit_at_thirteen, died(3, "exited with code 3")),
+    "os._exit(0)": (fault_tasks.os_exit_zero_at_thirteen, died(0, "exited with code 0")),
+    "sys.exit": (fault_tasks.sys_exit_at_thirteen, raised(SystemExit, (3,))),
+    "BaseException": (fault_tasks.catastrophe_at_thirteen, raised(fault_tasks.Catastrophe, ("thirteen",))),
+    "KeyboardInterrupt": (fault_tasks.keyboard_interrupt_at_thirteen, raised(KeyboardInterrupt, ())),
 }
 
 
@@ -127,10 +130,10 @@ def test_a_fault_in_starmap_async_reaches_the_error_callback(start_method, fault
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
 def test_a_death_in_chunked_imap_is_raised_and_ends_nothing_else(start_method, method):
     with open_pool(start_method) as pool:
-        iterator = getattr(pool, method)(tasks.sigkill_at_thirteen, range(40), chunksize=5)
+        iterator = getattr(pool, method)(fault_tasks.sigkill_at_thirteen, range(40), chunksize=5)
         with time_limit(PATIENCE_SECONDS, "iterating over what is left"):
             error = outcome(list, iterator)
-        FAULTS["SIGKILL"][1](error, tasks.sigkill_at_thirteen)
+        FAULTS["SIGKILL"][1](error, fault_tasks.sigkill_at_thirteen)
         assert_pool_is_whole(pool)
 
 
@@ -143,14 +146,14 @@ def test_an_error_callback_hears_of_a_death_without_anybody_waiting(start_method
         heard.set()
 
     with open_pool(start_method) as pool:
-        pool.apply_async(tasks.sigkill_at_thirteen, (13,), error_callback=hear)
+        pool.apply_async(fault_tasks.sigkill_at_thirteen, (13,), error_callback=hear)
         assert heard.wait(PATIENCE_SECONDS)
-        FAULTS["SIGKILL"][1](errors[0], tasks.sigkill_at_thirteen)
+        FAULTS["SIGKILL"][1](errors[0], fault_tasks.sigkill_at_thirteen)
 
 
 def test_every_task_may_be_a_deadly_one(start_method):
     with open_pool(start_method) as pool:
-        errors = [get(result) for result in [pool.apply_async(tasks.sigkill_self) for _ in range(30)]]
+        errors = [get(result) for result in [pool.apply_async(fault_tasks.sigkill_self) for _ in range(30)]]
         assert [type(error) for error in errors] == [mp.WorkerDied] * 30
         assert len({error.pid for error in errors}) == 30
         assert_pool_is_whole(pool)
@@ -158,7 +161,7 @@ def test_every_task_may_be_a_deadly_one(start_method):
 
 def test_the_only_worker_of_a_pool_is_replaced(start_method):
     with open_pool(start_method, 1) as pool:
-        results = [pool.apply_async(tasks.sigkill_at_thirteen, (x,)) for x in (12, 13, 14, 13, 15)]
+        results = [pool.apply_async(fault_tasks.sigkill_at_thirteen, (x,)) for x in (12, 13, 14, 13, 15)]
         got = [get(result) for result in results]
         assert [got[0], got[2], got[4]] == [144, 196, 225]
         assert [got[1].exitcode, got[3].exitcode] == [-signal.SIGKILL] * 2
@@ -166,22 +169,22 @@ def test_the_only_worker_of_a_pool_is_replaced(start_method):
 
 
 def test_a_replacement_has_run_the_initializer(start_method):
-    with open_pool(start_method, 1, tasks.remember, ("set up", 7)) as pool:
-        assert get(pool.apply_async(tasks.recall)) == ("set up", 7)
-        assert type(get(pool.apply_async(tasks.sigkill_self))) is mp.WorkerDied
-        assert get(pool.apply_async(tasks.recall)) == ("set up", 7)
+    with open_pool(start_method, 1, worker_tasks.remember, ("set up", 7)) as pool:
+        assert get(pool.apply_async(worker_tasks.recall)) == ("set up", 7)
+        assert type(get(pool.apply_async(fault_tasks.sigkill_self))) is mp.WorkerDied
+        assert get(pool.apply_async(worker_tasks.recall)) == ("set up", 7)
 
 
 def test_the_message_says_worker_pid_signal_and_task(start_method):
     with open_pool(start_method) as pool:
-        error = get(pool.apply_async(tasks.sigkill_at_thirteen, (13,)))
+        error = get(pool.apply_async(fault_tasks.sigkill_at_thirteen, (13,)))
         prefix = {"fork": "Fork", "spawn": "Spawn", "forkserver": "ForkServer"}[start_method]
         assert re.fullmatch(
             rf"worker {prefix}PoolWorker-\d+ \(pid {error.pid}\) was killed by SIGKILL "
             rf"while running (tasks\.)?sigkill_at_thirteen\(13\)",
             str(error),
         )
-        error = get(pool.apply_async(tasks.os_exit_at_thirteen, (13,)))
+        error = get(pool.apply_async(fault_tasks.os_exit_at_thirteen, (13,)))
         assert re.fullmatch(
             rf"worker {prefix}PoolWorker-\d+ \(pid {error.pid}\) exited with code 3 "
             rf"while running (tasks\.)?os_exit_at_thirteen\(13\)",
@@ -191,7 +194,7 @@ def test_the_message_says_worker_pid_signal_and_task(start_method):
 
 def test_a_huge_argument_does_not_make_a_huge_message(start_method):
     with open_pool(start_method) as pool:
-        error = get(pool.apply_async(tasks.die_with, ("x" * 1_000_000,), {"key": "y" * 1_000_000}))
+        error = get(pool.apply_async(fault_tasks.die_with, ("x" * 1_000_000,), {"key": "y" * 1_000_000}))
         assert error.exitcode == -signal.SIGKILL
         assert "die_with(" in error.task
         assert len(str(error)) < 5000
@@ -199,7 +202,7 @@ def test_a_huge_argument_does_not_make_a_huge_message(start_method):
 
 def test_an_argument_whose_repr_raises_does_not_spoil_the_message(start_method):
     with open_pool(start_method) as pool:
-        error = get(pool.apply_async(tasks.die_with, (tasks.RaisesInRepr(),)))
+        error = get(pool.apply_async(fault_tasks.die_with, (fault_tasks.RaisesInRepr(),)))
         assert type(error) is mp.WorkerDied
         assert "die_with(" in str(error)
         assert_pool_is_whole(pool)
@@ -222,7 +225,7 @@ def test_our_errors_survive_pickle(name, start_method, tmp_path):
 
 def _make_error(name, start_method, tmp_path):
     if name == "WorkerInitError":
-        with open_pool(start_method, 1, tasks.count_start_and_raise, (str(tmp_path / "starts"),)) as pool:
+        with open_pool(start_method, 1, worker_tasks.count_start_and_raise, (str(tmp_path / "starts"),)) as pool:
             return outcome(lambda: pool.apply_async(tasks.nothing).get(PATIENCE_SECONDS))
     with open_pool(start_method, 1, **({"timeout": 0.2} if name == "TaskTimeout" else {})) as pool:
         if name == "PoolTerminated":
@@ -230,16 +233,16 @@ def _make_error(name, start_method, tmp_path):
             pool.terminate()
             return get(result)
         function = {
-            "WorkerDied": tasks.sigkill_self,
+            "WorkerDied": fault_tasks.sigkill_self,
             "TaskTimeout": tasks.sleep_forever,
-            "ResultDecodeError": tasks.return_unrebuildable,
+            "ResultDecodeError": pickle_tasks.return_unrebuildable,
         }[name]
         return get(pool.apply_async(function))
 
 
 def test_a_stack_overflow_is_a_death_by_signal(start_method):
     with open_pool(start_method) as pool:
-        error = get(pool.apply_async(tasks.overflow_the_stack))
+        error = get(pool.apply_async(fault_tasks.overflow_the_stack))
         assert type(error) is mp.WorkerDied
         assert error.exitcode in (-signal.SIGSEGV, -signal.SIGABRT, -signal.SIGBUS)
         assert_pool_is_whole(pool)
@@ -328,10 +331,11 @@ DIE_AT_POINTS = """
     from harness import get, line_count, open_pool
     from subject import mp
     import tasks
+    import worker_tasks
 
     if __name__ == "__main__":
         _, start_method, starts, may_lose = sys.argv
-        with open_pool(start_method, initializer=tasks.count_start, initargs=(starts,)) as pool:
+        with open_pool(start_method, initializer=worker_tasks.count_start, initargs=(starts,)) as pool:
             results = [pool.apply_async(tasks.double, (x,)) for x in range(100)]
             got = [get(result) for result in results]
             deaths = line_count(starts) - 2
@@ -357,9 +361,9 @@ def test_a_death_at_a_point_of_the_protocol_costs_at_most_the_task_it_owned(star
 
 def test_a_thousand_tasks_with_one_death_give_999_results(start_method):
     with open_pool(start_method) as pool:
-        results = [pool.apply_async(tasks.sigkill_at_thirteen, (x,)) for x in range(1000)]
+        results = [pool.apply_async(fault_tasks.sigkill_at_thirteen, (x,)) for x in range(1000)]
         got = [get(result) for result in results]
-    assert_only_thirteen_fails(got, "apply_async", tasks.sigkill_at_thirteen, FAULTS["SIGKILL"][1], 1000)
+    assert_only_thirteen_fails(got, "apply_async", fault_tasks.sigkill_at_thirteen, FAULTS["SIGKILL"][1], 1000)
 
 
 def test_a_stopped_worker_does_not_hold_up_the_others(start_method):

@@ -6,8 +6,10 @@ import itertools
 import random
 import time
 
+import fault_tasks
 import pytest
 import tasks
+import worker_tasks
 from harness import (
     EACH_WAY,
     PATIENCE_SECONDS,
@@ -39,11 +41,11 @@ pytestmark = [*pool_tests, promised_by_us_only]
 @pytest.mark.parametrize(
     "function, way",
     [
-        (tasks.sleep_forever_at_thirteen, "apply_async"),
-        (tasks.sleep_forever_at_thirteen, "imap"),
-        (tasks.sleep_forever_at_thirteen, "imap_unordered"),
-        (tasks.spin_forever_at_thirteen, "apply_async"),
-        (tasks.stubborn_at_thirteen, "apply_async"),
+        (fault_tasks.sleep_forever_at_thirteen, "apply_async"),
+        (fault_tasks.sleep_forever_at_thirteen, "imap"),
+        (fault_tasks.sleep_forever_at_thirteen, "imap_unordered"),
+        (fault_tasks.spin_forever_at_thirteen, "apply_async"),
+        (fault_tasks.stubborn_at_thirteen, "apply_async"),
     ],
 )
 def test_a_task_that_takes_too_long_is_ended_and_the_others_go_on(start_method, function, way):
@@ -69,8 +71,8 @@ def test_a_task_that_takes_too_long_fails_its_map(start_method, chunksize, tmp_p
     log = tmp_path / "log"
     with open_pool(start_method, 2, tasks.log_into, (str(log),), timeout=TASK_LIMIT_SECONDS) as pool:
         with time_limit(PATIENCE_SECONDS, "map() with a task that takes too long"):
-            error = outcome(pool.map, tasks.sleep_forever_at_thirteen, range(40), chunksize)
-        _check_task_timeout(error, tasks.sleep_forever_at_thirteen)
+            error = outcome(pool.map, fault_tasks.sleep_forever_at_thirteen, range(40), chunksize)
+        _check_task_timeout(error, fault_tasks.sleep_forever_at_thirteen)
         assert sorted(map(int, log.read_text().split())) == list(range(40))
         assert_pool_is_whole(pool)
 
@@ -117,7 +119,7 @@ def test_no_task_is_lost_while_workers_are_recycled_under_load(start_method):
 
 def test_recycled_workers_run_the_initializer_again(start_method, tmp_path):
     starts = tmp_path / "starts"
-    with open_pool(start_method, 1, tasks.count_start, (str(starts),), maxtasksperchild=2) as pool:
+    with open_pool(start_method, 1, worker_tasks.count_start, (str(starts),), maxtasksperchild=2) as pool:
         for x in range(8):
             assert get(pool.apply_async(tasks.double, (x,))) == 2 * x
         assert line_count(starts) >= 4
@@ -201,7 +203,7 @@ def test_many_huge_results_come_back_whole(start_method):
 
 def test_a_death_among_huge_results_costs_one(start_method):
     with open_pool(start_method) as pool:
-        results = [pool.apply_async(tasks.huge_or_deadly_at_five, (x,)) for x in range(12)]
+        results = [pool.apply_async(fault_tasks.huge_or_deadly_at_five, (x,)) for x in range(12)]
         got = [get(result) for result in results]
         assert [x for x, item in enumerate(got) if isinstance(item, mp.WorkerDied)] == [5]
         assert all(len(item) == 5_000_000 and item[-1] == x for x, item in enumerate(got) if x != 5)

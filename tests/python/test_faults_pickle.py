@@ -7,6 +7,7 @@ import sys
 import threading
 from multiprocessing.pool import MaybeEncodingError
 
+import pickle_tasks
 import pytest
 import tasks
 from harness import (
@@ -31,10 +32,10 @@ pytestmark = [*pool_tests, promised_by_us_only]
 # Pickle fails, on either side, on either way.
 
 BROKEN_TRANSPORTS = {
-    "result that cannot be pickled": tasks.return_unpicklable_at_thirteen,
-    "result that cannot be rebuilt": tasks.return_unrebuildable_at_thirteen,
-    "exception that cannot be pickled": tasks.raise_unpicklable_error_at_thirteen,
-    "exception that cannot be rebuilt": tasks.raise_unrebuildable_error_at_thirteen,
+    "result that cannot be pickled": pickle_tasks.return_unpicklable_at_thirteen,
+    "result that cannot be rebuilt": pickle_tasks.return_unrebuildable_at_thirteen,
+    "exception that cannot be pickled": pickle_tasks.raise_unpicklable_error_at_thirteen,
+    "exception that cannot be rebuilt": pickle_tasks.raise_unrebuildable_error_at_thirteen,
 }
 
 
@@ -75,7 +76,7 @@ def test_what_cannot_come_back_fails_its_map(start_method, kind, chunksize):
 
 def test_a_generator_as_result_is_named_in_the_error(start_method):
     with open_pool(start_method) as pool:
-        error = get(pool.apply_async(tasks.return_generator))
+        error = get(pool.apply_async(pickle_tasks.return_generator))
         assert type(error) is MaybeEncodingError
         assert re.match(
             r"Error sending result: '<generator object return_generator\.<locals>\.<genexpr> at 0x\w+>'\. Reason: ",
@@ -85,7 +86,7 @@ def test_a_generator_as_result_is_named_in_the_error(start_method):
 
 def test_a_result_that_is_rebuilt_only_in_the_worker_fails_its_own_task_alone(start_method):
     with open_pool(start_method) as pool:
-        error = get(pool.apply_async(tasks.return_rebuildable_only_here))
+        error = get(pool.apply_async(pickle_tasks.return_rebuildable_only_here))
         assert type(error) is mp.ResultDecodeError
         assert "refuses to be rebuilt outside of" in str(error)
         assert_pool_is_whole(pool)
@@ -93,7 +94,7 @@ def test_a_result_that_is_rebuilt_only_in_the_worker_fails_its_own_task_alone(st
 
 def test_a_result_that_exits_while_it_is_rebuilt_ends_nobody(start_method):
     with open_pool(start_method) as pool:
-        error = get(pool.apply_async(tasks.return_exits_while_unpickled))
+        error = get(pool.apply_async(pickle_tasks.return_exits_while_unpickled))
         assert isinstance(error, (mp.ResultDecodeError, SystemExit))
         assert_pool_is_whole(pool)
 
@@ -107,17 +108,17 @@ def test_a_result_that_cannot_be_rebuilt_reaches_the_error_callback(start_method
         heard.set()
 
     with open_pool(start_method) as pool:
-        pool.apply_async(tasks.return_unrebuildable, callback=hear, error_callback=hear)
+        pool.apply_async(pickle_tasks.return_unrebuildable, callback=hear, error_callback=hear)
         assert heard.wait(PATIENCE_SECONDS)
         assert type(errors[0]) is mp.ResultDecodeError
 
 
 @pytest.mark.parametrize("way", sorted(EACH_WAY))
 def test_an_argument_that_cannot_be_pickled_fails_its_own_task_alone(start_method, way):
-    items = [tasks.FailsToPickle() if x == 13 else x for x in range(40)]
+    items = [pickle_tasks.FailsToPickle() if x == 13 else x for x in range(40)]
     with open_pool(start_method) as pool:
-        got = EACH_WAY[way](pool, tasks.square_of, items)
-        assert_only_thirteen_fails(got, way, tasks.square_of, _refuses_to_be_pickled)
+        got = EACH_WAY[way](pool, pickle_tasks.square_of, items)
+        assert_only_thirteen_fails(got, way, pickle_tasks.square_of, _refuses_to_be_pickled)
         assert_pool_is_whole(pool)
 
 
@@ -127,10 +128,10 @@ def _refuses_to_be_pickled(error, _function=None):
 
 @pytest.mark.parametrize("chunksize", [1, None, 7])
 def test_an_argument_that_cannot_be_pickled_fails_its_map(start_method, chunksize):
-    items = [tasks.FailsToPickle() if x == 13 else x for x in range(40)]
+    items = [pickle_tasks.FailsToPickle() if x == 13 else x for x in range(40)]
     with open_pool(start_method) as pool:
         with time_limit(PATIENCE_SECONDS, "map() of what cannot be pickled"):
-            _refuses_to_be_pickled(outcome(pool.map, tasks.square_of, items, chunksize))
+            _refuses_to_be_pickled(outcome(pool.map, pickle_tasks.square_of, items, chunksize))
             _refuses_to_be_pickled(outcome(pool.starmap, tasks.add, [(1, item) for item in items[13:]], chunksize))
         assert_pool_is_whole(pool)
 
@@ -156,11 +157,11 @@ def test_a_function_that_cannot_be_pickled_fails_its_own_task_alone(start_method
 
 @pytest.mark.parametrize("way", sorted(EACH_WAY))
 def test_an_argument_that_cannot_be_rebuilt_fails_its_own_task_alone(start_method, way):
-    items = [tasks.FailsToUnpickle() if x == 13 else x for x in range(40)]
+    items = [pickle_tasks.FailsToUnpickle() if x == 13 else x for x in range(40)]
     with open_pool(start_method) as pool:
         before = set(worker_pids(pool, 2))
-        got = EACH_WAY[way](pool, tasks.square_of, items)
-        assert_only_thirteen_fails(got, way, tasks.square_of, _refuses_to_be_rebuilt)
+        got = EACH_WAY[way](pool, pickle_tasks.square_of, items)
+        assert_only_thirteen_fails(got, way, pickle_tasks.square_of, _refuses_to_be_rebuilt)
         assert_pool_is_whole(pool)
         assert set(worker_pids(pool, 2)) == before, "no worker had to die for this"
 
@@ -172,17 +173,17 @@ def _refuses_to_be_rebuilt(error, _function=None):
 
 @pytest.mark.parametrize("chunksize", [1, None, 7])
 def test_an_argument_that_cannot_be_rebuilt_fails_its_map(start_method, chunksize):
-    items = [tasks.FailsToUnpickle() if x == 13 else x for x in range(40)]
+    items = [pickle_tasks.FailsToUnpickle() if x == 13 else x for x in range(40)]
     with open_pool(start_method) as pool:
         with time_limit(PATIENCE_SECONDS, "map() of what cannot be rebuilt"):
-            _refuses_to_be_rebuilt(outcome(pool.map, tasks.square_of, items, chunksize))
+            _refuses_to_be_rebuilt(outcome(pool.map, pickle_tasks.square_of, items, chunksize))
         assert_pool_is_whole(pool)
 
 
 def test_an_argument_that_kills_its_reader_fails_its_own_task_alone(start_method):
-    items = [tasks.DiesWhileUnpickled() if x == 13 else x for x in range(40)]
+    items = [pickle_tasks.DiesWhileUnpickled() if x == 13 else x for x in range(40)]
     with open_pool(start_method) as pool:
-        got = EACH_WAY["apply_async"](pool, tasks.square_of, items)
+        got = EACH_WAY["apply_async"](pool, pickle_tasks.square_of, items)
         assert type(got[13]) is mp.WorkerDied
         assert got[13].exitcode == -signal.SIGKILL
         assert got[:13] + got[14:] == [x * x for x in range(40) if x != 13]
@@ -190,9 +191,9 @@ def test_an_argument_that_kills_its_reader_fails_its_own_task_alone(start_method
 
 
 def test_an_argument_that_exits_while_it_is_rebuilt_fails_its_own_task_alone(start_method):
-    items = [tasks.ExitsWhileUnpickled() if x == 13 else x for x in range(40)]
+    items = [pickle_tasks.ExitsWhileUnpickled() if x == 13 else x for x in range(40)]
     with open_pool(start_method) as pool:
-        got = EACH_WAY["apply_async"](pool, tasks.square_of, items)
+        got = EACH_WAY["apply_async"](pool, pickle_tasks.square_of, items)
         assert type(got[13]) is SystemExit and got[13].code == 5
         assert got[:13] + got[14:] == [x * x for x in range(40) if x != 13]
         assert_pool_is_whole(pool)

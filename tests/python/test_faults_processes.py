@@ -3,6 +3,8 @@
 import os
 import signal
 
+import fault_tasks
+import nested_tasks
 import pytest
 import tasks
 from harness import (
@@ -36,19 +38,19 @@ def test_a_task_may_open_a_pool_of_its_own(start_method):
     with open_pool(start_method) as pool:
         with time_limit(2 * PATIENCE_SECONDS, "pools inside tasks"):
             assert (
-                pool.starmap(tasks.sum_of_squares_by_inner_pool, [(n, start_method) for n in (5, 10, 12)], 1)
+                pool.starmap(nested_tasks.sum_of_squares_by_inner_pool, [(n, start_method) for n in (5, 10, 12)], 1)
                 == expected
             )
             # What the inner pool's task raises comes all the way.
             with pytest.raises(ValueError, match="thirteen"):
-                pool.apply(tasks.sum_of_squares_by_inner_pool, (20, start_method))
+                pool.apply(nested_tasks.sum_of_squares_by_inner_pool, (20, start_method))
         assert_pool_is_whole(pool)
 
 
 def test_a_pool_inside_a_task_ends_with_its_worker(start_method, tmp_path):
     path = str(tmp_path / "inner pids")
     with open_pool(start_method) as pool:
-        result = pool.apply_async(tasks.inner_pool_then_sleep, (path, start_method))
+        result = pool.apply_async(nested_tasks.inner_pool_then_sleep, (path, start_method))
         inner = [Process(int(pid)) for pid in wait_for_file(path).split()]
         middle = _worker_running(pool, result)
         os.kill(middle, signal.SIGKILL)
@@ -65,7 +67,7 @@ def _worker_running(pool, _result):
     return busy[0]
 
 
-@pytest.mark.parametrize("start", [tasks.start_program_then_sleep, tasks.fork_child_then_sleep])
+@pytest.mark.parametrize("start", [nested_tasks.start_program_then_sleep, nested_tasks.fork_child_then_sleep])
 @pytest.mark.parametrize("ending", ["kill", "timeout", "terminate"])
 def test_what_a_task_started_ends_with_its_worker(start_method, start, ending, tmp_path):
     path = str(tmp_path / "grandchild")
@@ -88,7 +90,7 @@ def test_what_a_task_started_ends_with_its_worker(start_method, start, ending, t
 
 def test_a_task_may_run_programs_and_reap_them(start_method):
     with open_pool(start_method) as pool:
-        assert pool.map(tasks.run_program, range(6), 1) == [42] * 6
+        assert pool.map(nested_tasks.run_program, range(6), 1) == [42] * 6
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -97,6 +99,7 @@ def test_a_task_may_run_programs_and_reap_them(start_method):
 FORK_WHILE_OPEN = """
     import os, sys
     from subject import mp
+    import fault_tasks
     import tasks
 
     if __name__ == "__main__":
@@ -137,7 +140,7 @@ FORK_WHILE_OPEN = """
         _, status = os.waitpid(child, 0)
         assert os.WIFEXITED(status) and os.WEXITSTATUS(status) == 7, status
         assert pool.map(tasks.double, range(10), 1) == [2 * x for x in range(10)]
-        results = [pool.apply_async(tasks.sigkill_at_thirteen, (x,)) for x in range(20)]
+        results = [pool.apply_async(fault_tasks.sigkill_at_thirteen, (x,)) for x in range(20)]
         failed = 0
         for x, result in enumerate(results):
             try:
@@ -209,6 +212,7 @@ def test_an_idle_pool_keeps_no_thread(start_method):
 SIGCHLD_TAKEN = """
     import os, signal, sys, threading, time
     from subject import mp
+    import fault_tasks
     import tasks
 
     def reap(_number, _frame):
@@ -223,7 +227,7 @@ SIGCHLD_TAKEN = """
         signal.signal(signal.SIGCHLD, handler)
         with mp.get_context(sys.argv[1]).Pool(2) as pool:
             assert pool.map(tasks.double, range(100), 1) == [2 * x for x in range(100)]
-            results = [pool.apply_async(tasks.sigkill_at_thirteen, (x,)) for x in range(30)]
+            results = [pool.apply_async(fault_tasks.sigkill_at_thirteen, (x,)) for x in range(30)]
             failed = []
             for x, result in enumerate(results):
                 try:
@@ -251,5 +255,5 @@ def test_a_pool_leaves_signal_handlers_alone(start_method):
     before = {number: signal.getsignal(number) for number in numbers}
     with open_pool(start_method) as pool:
         pool.map(tasks.double, range(10))
-        get(pool.apply_async(tasks.sigkill_self))
+        get(pool.apply_async(fault_tasks.sigkill_self))
         assert {number: signal.getsignal(number) for number in numbers} == before

@@ -6,8 +6,10 @@ import signal
 import threading
 import time
 
+import fault_tasks
 import pytest
 import tasks
+import worker_tasks
 from harness import (
     PATIENCE_SECONDS,
     assert_pool_is_whole,
@@ -32,13 +34,13 @@ pytestmark = [*pool_tests, promised_by_us_only]
 
 FAILING_INITIALIZERS = {
     "raises": (
-        tasks.count_start_and_raise,
+        worker_tasks.count_start_and_raise,
         (),
         ("LookupError: the initializer found nothing", "count_start_and_raise"),
     ),
-    "exits": (tasks.count_start_and_exit, (3,), ("exited with code 3",)),
-    "is killed": (tasks.count_start_and_sigkill, (), ("SIGKILL",)),
-    "calls sys.exit": (tasks.count_start_and_sys_exit, (), ("the initializer gave up",)),
+    "exits": (worker_tasks.count_start_and_exit, (3,), ("exited with code 3",)),
+    "is killed": (worker_tasks.count_start_and_sigkill, (), ("SIGKILL",)),
+    "calls sys.exit": (worker_tasks.count_start_and_sys_exit, (), ("the initializer gave up",)),
 }
 
 
@@ -72,7 +74,7 @@ def test_a_failing_initializer_is_one_error_to_everybody(start_method, kind, tmp
 
 @pytest.mark.parametrize("way", ["map", "imap", "imap_unordered", "starmap_async"])
 def test_a_failing_initializer_is_the_first_error_that_one_hears(start_method, way, tmp_path):
-    with open_pool(start_method, 2, tasks.count_start_and_raise, (str(tmp_path / "starts"),)) as pool:
+    with open_pool(start_method, 2, worker_tasks.count_start_and_raise, (str(tmp_path / "starts"),)) as pool:
         with time_limit(PATIENCE_SECONDS, "waiting for the initializer's error"):
             error = outcome(
                 {
@@ -88,7 +90,7 @@ def test_a_failing_initializer_is_the_first_error_that_one_hears(start_method, w
 
 def test_a_failing_initializer_wakes_all_who_wait(start_method, tmp_path):
     starts = tmp_path / "starts"
-    with open_pool(start_method, 2, tasks.count_start_and_raise, (str(starts), 0.4)) as pool:
+    with open_pool(start_method, 2, worker_tasks.count_start_and_raise, (str(starts), 0.4)) as pool:
         errors = []
         called_back = []
         pool.apply_async(tasks.nothing, error_callback=called_back.append)
@@ -114,7 +116,7 @@ def test_a_failing_initializer_wakes_all_who_wait(start_method, tmp_path):
 @pytest.mark.parametrize("ending", ["terminate", "close", "exit", "drop"])
 @pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")
 def test_a_pool_whose_initializer_fails_can_be_ended(start_method, ending, tmp_path):
-    pool = mp.get_context(start_method).Pool(2, tasks.count_start_and_raise, (str(tmp_path / "starts"),))
+    pool = mp.get_context(start_method).Pool(2, worker_tasks.count_start_and_raise, (str(tmp_path / "starts"),))
     with time_limit(PATIENCE_SECONDS, f"{ending} of a pool whose initializer fails"):
         if ending == "terminate":
             pool.terminate()
@@ -134,7 +136,7 @@ def test_a_pool_whose_initializer_fails_can_be_ended(start_method, ending, tmp_p
 
 def test_an_initializer_that_fails_later_does_not_hang_the_pool(start_method, tmp_path):
     starts, condition = tmp_path / "starts", tmp_path / "from now on"
-    with open_pool(start_method, 2, tasks.count_start_and_raise_if, (str(starts), str(condition))) as pool:
+    with open_pool(start_method, 2, worker_tasks.count_start_and_raise_if, (str(starts), str(condition))) as pool:
         pids = worker_pids(pool, 2)
         condition.touch()
         os.kill(pids[0], signal.SIGKILL)
@@ -210,7 +212,7 @@ def test_an_error_in_an_error_callback_is_raised_by_get_and_keeps_the_tasks_own(
         assert_pool_is_whole(pool)
 
 
-@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, tasks.Catastrophe])
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, fault_tasks.Catastrophe])
 def test_a_callback_that_raises_no_exception_hangs_nobody(start_method, kind):
     def fail(_value):
         raise kind("in the callback")
@@ -273,7 +275,7 @@ def test_a_generator_that_raises_fails_chunked_imap(start_method, method):
         assert_pool_is_whole(pool)
 
 
-@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, tasks.Catastrophe])
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, fault_tasks.Catastrophe])
 @pytest.mark.parametrize("method", ["imap", "imap_unordered"])
 def test_a_generator_that_raises_no_exception_hangs_nobody(start_method, method, kind):
     with open_pool(start_method) as pool:

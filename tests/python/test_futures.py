@@ -6,9 +6,12 @@ import os
 import time
 import weakref
 
+import control_tasks
 import logging_tasks
+import pickle_tasks
 import pytest
 import tasks
+import worker_tasks
 from harness import PATIENCE_SECONDS, Process, pool_tests, promised_by_us_only, wait_for_file, wait_until
 from subject import mp
 
@@ -36,7 +39,7 @@ def test_dead_worker_fails_only_its_own_future(executor):
 
 
 def test_running_call_can_be_cancelled_if_that_is_meant(executor, tmp_path):
-    future = executor.submit(tasks.announce_pid_and_sleep, str(tmp_path / "pid"))
+    future = executor.submit(control_tasks.announce_pid_and_sleep, str(tmp_path / "pid"))
     process = Process(int(wait_for_file(tmp_path / "pid")))
     assert future.running() and not future.cancel()
     assert future.cancel(running=True) and future.cancelled() and future.done()
@@ -92,7 +95,7 @@ def test_map_reads_as_far_as_its_buffer_and_takes_back_what_nobody_wants(executo
 
 
 def test_results_of_map_belong_to_their_reader(executor):
-    results = executor.map(tasks.Counter, range(10))
+    results = executor.map(pickle_tasks.Counter, range(10))
     for result in results:
         seen = weakref.ref(result)
         del result
@@ -122,8 +125,8 @@ def test_what_an_initializer_raises_is_logged_as_in_the_standard_library(start_m
 @pytest.mark.parametrize(
     ("task", "kind", "words"),
     [
-        (tasks.return_generator, TypeError, "generator"),
-        (tasks.return_unpicklable, RuntimeError, "refuses to be pickled"),
+        (pickle_tasks.return_generator, TypeError, "generator"),
+        (pickle_tasks.return_unpicklable, RuntimeError, "refuses to be pickled"),
     ],
 )
 def test_result_that_cannot_be_sent_raises_what_pickling_raised(executor, task, kind, words):
@@ -135,13 +138,13 @@ def test_result_that_cannot_be_sent_raises_what_pickling_raised(executor, task, 
 
 
 def test_result_that_cannot_be_rebuilt_is_a_broken_pool_to_those_who_expect_one(executor):
-    error = executor.submit(tasks.return_unrebuildable).exception(PATIENCE_SECONDS)
+    error = executor.submit(pickle_tasks.return_unrebuildable).exception(PATIENCE_SECONDS)
     assert isinstance(error, mp.ResultDecodeError) and isinstance(error, concurrent.futures.process.BrokenProcessPool)
     assert executor.submit(tasks.double, 4).result(PATIENCE_SECONDS) == 8
 
 
 def test_argument_that_cannot_be_rebuilt_fails_its_own_future(executor):
-    error = executor.submit(tasks.identity, tasks.FailsToUnpickle()).exception(PATIENCE_SECONDS)
+    error = executor.submit(tasks.identity, pickle_tasks.FailsToUnpickle()).exception(PATIENCE_SECONDS)
     assert not isinstance(error, concurrent.futures.BrokenExecutor)
     assert executor.submit(tasks.double, 4).result(PATIENCE_SECONDS) == 8
 
@@ -196,7 +199,7 @@ def test_options_of_pools_hold_for_executors(start_method, tmp_path):
     with mp.ProcessPoolExecutor(1, context, timeout=0.3, retries=mp.Retry(2, on=mp.WorkerDied)) as executor:
         assert isinstance(executor.submit(tasks.sleep_forever).exception(PATIENCE_SECONDS), mp.TaskTimeout)
         calls = [(str(tmp_path / f"{i}"), i, "exit") for i in range(3)]
-        assert list(executor.map(tasks.fail_at_first_packed, calls)) == [1, 2, 3]
+        assert list(executor.map(control_tasks.fail_at_first_packed, calls)) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("goodbye", ["kept = executor", "executor.shutdown(wait=False)", "pass"])
@@ -225,8 +228,8 @@ if __name__ == "__main__":
 
 
 def test_tasks_get_what_the_initializer_returned(start_method):
-    with mp.get_context(start_method).Pool(2, tasks.two_numbers, (20, 22)) as pool:
-        assert pool.map(tasks.add_to_state, range(3)) == [42, 43, 44]
+    with mp.get_context(start_method).Pool(2, worker_tasks.two_numbers, (20, 22)) as pool:
+        assert pool.map(worker_tasks.add_to_state, range(3)) == [42, 43, 44]
     with pytest.raises(RuntimeError, match="initializer"):
         mp.worker_state()
 

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 
+import fault_tasks
 import pytest
 import tasks
 from harness import get, open_pool, pool_tests, promised_by_us_only, wait_until, worker_pids
@@ -29,7 +30,7 @@ def test_stats_count_calls_failures_and_losses_and_time_them(start_method):
         with pytest.raises(ValueError):
             pool.map(fails_for_threes, range(30))
         with pytest.raises(mp.WorkerDied):
-            pool.apply(tasks.sigkill_self)
+            pool.apply(fault_tasks.sigkill_self)
         stats = {f.function: f for f in pool.stats().functions}
         double, sleep = stats["double"], stats["sleep_and_return"]
         assert (double.items, double.failed, double.lost) == (5000, 0, 0)
@@ -60,7 +61,7 @@ def test_events_tell_of_tasks_and_workers(start_method):
                 pool.map(fails_for_threes, [1, 2, 3], chunksize=1)
             pool.apply(tasks.sleep_and_return, (0.01,))
             with pytest.raises(mp.WorkerDied):
-                pool.apply(tasks.sigkill_self)
+                pool.apply(fault_tasks.sigkill_self)
             seen = []
 
             def all_told():

@@ -13,16 +13,12 @@ import struct
 import subprocess
 import termios
 import time
-import uuid
 import xml.etree.ElementTree
-from collections.abc import Iterator
 from fcntl import ioctl
 from pathlib import Path
 
-import pytest
 from command_harness import (
     LIMIT_SECONDS,
-    MARK,
     REPOSITORY,
     marked_processes,
     nobody_left,
@@ -33,17 +29,6 @@ from command_harness import (
 )
 
 SCHEMA = REPOSITORY / "crates" / "procession-load" / "schema" / "result.schema.json"
-
-
-@pytest.fixture
-def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A mark for the test's processes, of which none may be left afterwards; the current folder is an empty one."""
-    mark = uuid.uuid4().hex
-    monkeypatch.setenv(MARK, mark)
-    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
-    monkeypatch.chdir(tmp_path)
-    yield mark
-    nobody_left(mark)
 
 
 def test_the_result_is_as_its_schema_says_and_the_files_can_be_read(mark: str) -> None:

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import load_server
 import pytest
 from command_harness import LIMIT_SECONDS, MARK, nobody_left, run, start
 
@@ -29,12 +28,6 @@ async def browse(http):
 def fails(n):
     raise RuntimeError("sold out")
 """
-
-
-@pytest.fixture(scope="module")
-def server():
-    with load_server.serving() as server:
-        yield server
 
 
 @pytest.fixture

@@ -6,22 +6,13 @@ import asyncio
 import builtins
 import time
 
-import load_server
 import pytest
+from load_harness import load_tests
 
 from procession.load import LoadError, RequestError, feed, load, think
 
 pytest.importorskip("greenlet")
-pytestmark = [
-    pytest.mark.timeout(60),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with load_server.serving() as server:
-        yield server
+pytestmark = load_tests
 
 
 def test_users_that_wait_do_so_beside_each_other(server):

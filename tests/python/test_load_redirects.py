@@ -8,21 +8,13 @@ from pathlib import Path
 import load_server
 import pytest
 from command_harness import run
+from load_harness import load_tests
 
 from procession.load import LoadError, RequestError, load
 
-pytestmark = [
-    pytest.mark.timeout(60),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = load_tests
 
 KINDS = ["async", "thread", "process"]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with load_server.serving() as server:
-        yield server
 
 
 def one(function, server, vuser="thread", **options):

@@ -6,17 +6,14 @@ import json
 import time
 from pathlib import Path
 
-import load_server
 import pytest
 from command_harness import run
+from load_harness import load_tests
 
 from procession import _native
 from procession.load import LoadError, load
 
-pytestmark = [
-    pytest.mark.timeout(60),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = load_tests
 
 KINDS = ["async", "thread", "process"]
 
@@ -28,12 +25,6 @@ class Stranger:
         self.url = server.url.replace("127.0.0.1", "0.0.0.0")
         self.tcp = server.tcp.replace("127.0.0.1", "0.0.0.0")
         self.udp = server.udp.replace("127.0.0.1", "0.0.0.0")
-
-
-@pytest.fixture(scope="module")
-def server():
-    with load_server.serving() as server:
-        yield server
 
 
 @pytest.fixture(scope="module")

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 from command_harness import run
+from load_harness import load_tests
 
 from procession.load import load
 
-pytestmark = [
-    pytest.mark.timeout(60),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = load_tests
 
 CERTIFICATES = Path(__file__).parents[2] / "crates/procession-load/tests/fixtures"
 AUTHORITY = CERTIFICATES / "ca.pem"

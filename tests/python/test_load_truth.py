@@ -17,13 +17,11 @@ from typing import NamedTuple
 import leftovers
 import load_server
 import pytest
+from load_harness import load_tests
 
 from procession.load import load
 
-pytestmark = [
-    pytest.mark.timeout(60),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = load_tests
 
 USERS = """
     import json, sys

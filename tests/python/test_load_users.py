@@ -9,8 +9,8 @@ import os
 import signal
 import time
 
-import load_server
 import pytest
+from load_harness import load_tests
 
 import procession
 from procession.load import (
@@ -25,19 +25,9 @@ from procession.load import (
     think,
 )
 
-pytestmark = [
-    pytest.mark.timeout(60),
-    # Of Python itself, about forking next to threads that other libraries have started.
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning"),
-]
+pytestmark = load_tests
 
 VUSERS = ["async", "thread", "process"]
-
-
-@pytest.fixture(scope="module")
-def server():
-    with load_server.serving() as server:
-        yield server
 
 
 def few(function, vuser="thread", users=2, iterations=10, **options):

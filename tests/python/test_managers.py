@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 
+import fault_tasks
 import pytest
 import tasks
 from harness import PATIENCE_SECONDS, pool_tests, promised_by_us_only
@@ -52,7 +53,7 @@ def test_a_managers_pool_is_ours(context):
         assert pool.apply_async(tasks.double, (6,)).get(PATIENCE_SECONDS) == 12
         # A dead worker costs the task that it ran; multiprocessing's pool would wait for ever.
         with pytest.raises(mp.WorkerDied):
-            pool.apply(tasks.sigkill_self)
+            pool.apply(fault_tasks.sigkill_self)
         assert pool.apply(tasks.double, (7,)) == 14
         pool.terminate()
         pool.join()

@@ -1,7 +1,6 @@
 """Pools in tasks of other pools: they share the CPUs, get in nobody's way, and end with their worker."""
 
 import nested_tasks
-import tasks
 from harness import Process, get, open_pool, pool_tests, promised_by_us_only, wait_for_file, wait_until_gone
 
 pytestmark = [*pool_tests, promised_by_us_only]
@@ -23,7 +22,7 @@ def test_a_pool_in_a_task_has_its_workers_share_of_the_cpus(start_method):
 
 def test_pools_in_all_tasks_of_a_pool_get_their_work_done(start_method):
     with open_pool(start_method, 4) as pool:
-        assert pool.map(tasks.sum_of_squares_by_inner_pool, range(8), 1) == [
+        assert pool.map(nested_tasks.sum_of_squares_by_inner_pool, range(8), 1) == [
             sum(x * x for x in range(n)) for n in range(8)
         ]
 

@@ -10,6 +10,7 @@ import multiprocessing.pool
 import threading
 import time
 
+import pickle_tasks
 import pytest
 import tasks
 from harness import (
@@ -105,7 +106,7 @@ def test_two_imaps_can_be_read_in_turns(start_method):
 def test_an_imap_can_feed_another(start_method):
     with open_pool(start_method) as pool:
         doubled = pool.imap(tasks.double, range(300))
-        squared = pool.imap(tasks.square_of, doubled)
+        squared = pool.imap(pickle_tasks.square_of, doubled)
         assert list(squared) == [4 * x * x for x in range(300)]
 
 

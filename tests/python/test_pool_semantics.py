@@ -13,6 +13,7 @@ import re
 import threading
 import time
 
+import pickle_tasks
 import pytest
 import tasks
 from harness import (
@@ -160,16 +161,16 @@ def test_results_are_computed_in_the_workers(start_method):
 
 
 def test_functions_of_every_kind_that_pickles_can_be_tasks(start_method):
-    counter = tasks.Counter(7)
+    counter = pickle_tasks.Counter(7)
     with open_pool(start_method) as pool:
         assert pool.apply(len, ("four",)) == 4
         assert pool.map(abs, [-1, -2]) == [1, 2]
         assert pool.map(str.upper, ["a", "b"]) == ["A", "B"]
         assert pool.map("-".join, [["a", "b"]]) == ["a-b"]
-        assert pool.map(tasks.add_five, [1, 2]) == [6, 7]
-        assert pool.map(tasks.Counter.static, [1]) == [2]
-        assert pool.map(tasks.Counter.made_by_class, [5]) == [5]
-        assert pool.map(tasks.IntSubclass, ["3"]) == [3]
+        assert pool.map(pickle_tasks.add_five, [1, 2]) == [6, 7]
+        assert pool.map(pickle_tasks.Counter.static, [1]) == [2]
+        assert pool.map(pickle_tasks.Counter.made_by_class, [5]) == [5]
+        assert pool.map(pickle_tasks.IntSubclass, ["3"]) == [3]
         assert pool.map(counter, [1, 2]) == [7, 14]
         assert pool.map(counter.plus, [1, 2]) == [8, 9]
         # State travels as it is at the call, however often the same object was sent before.

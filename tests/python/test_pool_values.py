@@ -8,6 +8,7 @@ import collections
 import math
 import os
 
+import pickle_tasks
 import pytest
 import tasks
 from harness import (
@@ -93,14 +94,14 @@ PLAIN_VALUES = [
     int,
     len,
     tasks.double,
-    tasks.Record,
-    tasks.IntSubclass(5),
-    tasks.BytesSubclass(b"sub"),
-    tasks.StrSubclass("sub"),
-    tasks.TupleSubclass((1, 2)),
-    tasks.FloatSubclass(2.5),
-    tasks.Point(1, "y"),
-    tasks.Record("r", [1, 2]),
+    pickle_tasks.Record,
+    pickle_tasks.IntSubclass(5),
+    pickle_tasks.BytesSubclass(b"sub"),
+    pickle_tasks.StrSubclass("sub"),
+    pickle_tasks.TupleSubclass((1, 2)),
+    pickle_tasks.FloatSubclass(2.5),
+    pickle_tasks.Point(1, "y"),
+    pickle_tasks.Record("r", [1, 2]),
     collections.OrderedDict([("b", 1), ("a", 2)]),
     collections.Counter("hello"),
     collections.deque([1, 2], maxlen=5),
@@ -123,7 +124,7 @@ def typed(value):
         return type(value), typed(value.real), typed(value.imag)
     if isinstance(value, BaseException):
         return type(value), typed(value.args)
-    if isinstance(value, tasks.Record):
+    if isinstance(value, pickle_tasks.Record):
         return type(value), value.name, typed(value.values)
     if isinstance(value, int) and not isinstance(value, bool):
         # The repr of a huge int is refused by newer Pythons.
@@ -153,15 +154,15 @@ def test_values_keep_their_value_and_exact_type(start_method):
 def test_workers_see_values_with_their_exact_type(start_method):
     telling = [value for value in PLAIN_VALUES if not (isinstance(value, int) and abs(value) > 10**400)]
     with open_pool(start_method) as pool:
-        seen = pool.map(tasks.type_and_repr, telling, 1)
+        seen = pool.map(pickle_tasks.type_and_repr, telling, 1)
         # Sets and functions tell their addresses or their order.
         for value, (type_name, text) in zip(telling, seen):
             assert type_name == type(value).__name__
             if not isinstance(value, (set, frozenset)) and "at 0x" not in repr(value):
                 assert text == repr(value)
-        mixed = (1, True, 1.0, "1", b"1", None, -0.0, 2**70, tasks.IntSubclass(1), (1, True))
+        mixed = (1, True, 1.0, "1", b"1", None, -0.0, 2**70, pickle_tasks.IntSubclass(1), (1, True))
         expected = [(type(value).__name__, repr(value)) for value in mixed]
-        assert pool.apply(tasks.repr_of_all, mixed) == expected
+        assert pool.apply(pickle_tasks.repr_of_all, mixed) == expected
 
 
 def _argument_lists(st):
@@ -176,8 +177,8 @@ def _argument_lists(st):
         st.text(st.characters(blacklist_categories=())),
         st.binary(max_size=300),
         st.binary(max_size=300).map(bytearray),
-        st.integers().map(tasks.IntSubclass),
-        st.binary(max_size=30).map(tasks.BytesSubclass),
+        st.integers().map(pickle_tasks.IntSubclass),
+        st.binary(max_size=30).map(pickle_tasks.BytesSubclass),
     )
     hashable = st.one_of(st.none(), st.booleans(), st.integers(), st.text(), st.binary(max_size=30))
     values = st.recursive(
@@ -188,7 +189,7 @@ def _argument_lists(st):
             st.dictionaries(hashable, inner, max_size=5),
             st.frozensets(hashable, max_size=5),
             st.sets(hashable, max_size=5),
-            st.tuples(inner, inner).map(lambda pair: tasks.Point(*pair)),
+            st.tuples(inner, inner).map(lambda pair: pickle_tasks.Point(*pair)),
         ),
         max_leaves=20,
     )
@@ -237,20 +238,20 @@ def test_arguments_are_taken_as_they_are_at_the_call(start_method):
 def test_identity_within_one_argument_tuple_is_kept(start_method):
     shared = ["shared"]
     with open_pool(start_method) as pool:
-        assert pool.apply(tasks.same_object, (shared, shared)) is True
-        assert pool.apply(tasks.same_object, (shared, list(shared))) is False
-        assert pool.map(tasks.shares_element, [(shared, shared), (shared, ["shared"])], 1) == [True, False]
-        first, second = pool.apply(tasks.append_to_both, ((shared, shared),))
+        assert pool.apply(pickle_tasks.same_object, (shared, shared)) is True
+        assert pool.apply(pickle_tasks.same_object, (shared, list(shared))) is False
+        assert pool.map(pickle_tasks.shares_element, [(shared, shared), (shared, ["shared"])], 1) == [True, False]
+        first, second = pool.apply(pickle_tasks.append_to_both, ((shared, shared),))
         assert first is second
         assert first == ["shared", "new"]
         big = bytearray(200_000)
-        assert pool.apply(tasks.same_object, (big, big)) is True
+        assert pool.apply(pickle_tasks.same_object, (big, big)) is True
 
 
 def test_cycles_survive(start_method):
     cycle = [1]
     cycle.append(cycle)
-    record = tasks.Record("self", [])
+    record = pickle_tasks.Record("self", [])
     record.parent = record
     with open_pool(start_method) as pool:
         received = pool.apply(tasks.identity, (cycle,))
@@ -274,26 +275,31 @@ def reducers_restored():
 
 
 def test_registered_reducers_are_honoured(start_method, reducers_restored):
-    tasks.register_reducers()
-    with open_pool(start_method, initializer=tasks.register_reducers) as pool:
-        assert pool.apply(tasks.value_of, (tasks.ReducedByForkingPickler("arg"),)) == "arg, by ForkingPickler"
-        received = pool.apply(tasks.identity, (tasks.ReducedByForkingPickler("x"),))
+    pickle_tasks.register_reducers()
+    with open_pool(start_method, initializer=pickle_tasks.register_reducers) as pool:
+        assert (
+            pool.apply(pickle_tasks.value_of, (pickle_tasks.ReducedByForkingPickler("arg"),))
+            == "arg, by ForkingPickler"
+        )
+        received = pool.apply(tasks.identity, (pickle_tasks.ReducedByForkingPickler("x"),))
         assert received.value == "x, by ForkingPickler, by ForkingPickler"
-        assert pool.apply(tasks.value_of, (tasks.ReducedByCopyreg("v"),)) == "v, by copyreg"
-        assert pool.map(tasks.value_of, [tasks.ReducedByCopyreg("v")]) == ["v, by copyreg"]
+        assert pool.apply(pickle_tasks.value_of, (pickle_tasks.ReducedByCopyreg("v"),)) == "v, by copyreg"
+        assert pool.map(pickle_tasks.value_of, [pickle_tasks.ReducedByCopyreg("v")]) == ["v, by copyreg"]
         # Types that only a registered reducer can pickle, alone and within others.
-        assert pool.apply(tasks.value_of, (tasks.Opaque(5),)) == 5
-        assert pool.apply(tasks.opaque, (6,)).value == 6
-        assert [item.value for item in pool.map(tasks.identity, [tasks.Opaque(x) for x in range(5)])] == list(range(5))
+        assert pool.apply(pickle_tasks.value_of, (pickle_tasks.Opaque(5),)) == 5
+        assert pool.apply(pickle_tasks.opaque, (6,)).value == 6
+        assert [item.value for item in pool.map(tasks.identity, [pickle_tasks.Opaque(x) for x in range(5)])] == list(
+            range(5)
+        )
 
 
 def test_reducers_registered_while_the_pool_runs_are_honoured(start_method, reducers_restored):
     from multiprocessing.reduction import ForkingPickler
 
     with open_pool(start_method) as pool:
-        assert isinstance(outcome(pool.apply, tasks.value_of, (tasks.Opaque(5),)), TypeError)
-        ForkingPickler.register(tasks.Opaque, tasks._reduce_opaque)
-        assert pool.apply(tasks.value_of, (tasks.Opaque(5),)) == 5
+        assert isinstance(outcome(pool.apply, pickle_tasks.value_of, (pickle_tasks.Opaque(5),)), TypeError)
+        ForkingPickler.register(pickle_tasks.Opaque, pickle_tasks._reduce_opaque)
+        assert pool.apply(pickle_tasks.value_of, (pickle_tasks.Opaque(5),)) == 5
 
 
 def test_large_arguments_and_results_survive(start_method):

@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import control_tasks
 import pytest
 import tasks
 from harness import assert_pool_is_whole, get, line_count, open_pool, pool_tests, promised_by_us_only, take, wait_until
@@ -15,7 +16,7 @@ pytestmark = [*pool_tests, promised_by_us_only]
 def test_task_that_fails_from_outside_is_tried_again(start_method, how, tmp_path):
     with open_pool(start_method, retries=2, timeout=0.4 if how == "sleep" else None) as pool:
         path = str(tmp_path / "log")
-        assert get(pool.apply_async(tasks.fail_at_first, (path, 2, how))) == 3
+        assert get(pool.apply_async(control_tasks.fail_at_first, (path, 2, how))) == 3
         assert line_count(path) == 3
         assert_pool_is_whole(pool)
 
@@ -24,7 +25,7 @@ def test_poison_is_given_up_and_named(start_method, tmp_path):
     with open_pool(start_method, retries=2) as pool:
         path = str(tmp_path / "log")
         innocent = [pool.apply_async(tasks.double, (i,)) for i in range(50)]
-        error = get(pool.apply_async(tasks.fail_at_first, (path, 99, "exit")))
+        error = get(pool.apply_async(control_tasks.fail_at_first, (path, 99, "exit")))
         assert type(error) is mp.PoisonTask and isinstance(error, mp.WorkerDied)
         assert (error.attempts, error.exitcode, line_count(path)) == (3, 7, 3)
         assert "fail_at_first" in error.task and "3 attempts" in str(error)
@@ -34,20 +35,20 @@ def test_poison_is_given_up_and_named(start_method, tmp_path):
 
 def test_exceptions_count_only_if_they_are_named(start_method, tmp_path):
     with open_pool(start_method, retries=3) as pool:
-        error = get(pool.apply_async(tasks.fail_at_first, (str(tmp_path / "a"), 1, "raise")))
+        error = get(pool.apply_async(control_tasks.fail_at_first, (str(tmp_path / "a"), 1, "raise")))
         assert type(error) is ConnectionError and line_count(tmp_path / "a") == 1
         named = mp.Retry(3, on=ConnectionError)
-        assert get(pool.apply_async(tasks.fail_at_first, (str(tmp_path / "b"), 2, "raise"), retries=named)) == 3
-        error = get(pool.apply_async(tasks.fail_at_first, (str(tmp_path / "c"), 1, "exit"), retries=named))
+        assert get(pool.apply_async(control_tasks.fail_at_first, (str(tmp_path / "b"), 2, "raise"), retries=named)) == 3
+        error = get(pool.apply_async(control_tasks.fail_at_first, (str(tmp_path / "c"), 1, "exit"), retries=named))
         assert type(error) is mp.WorkerDied and line_count(tmp_path / "c") == 1
         asked = mp.Retry(9, on=lambda error: "attempt 2" not in str(error))
-        error = get(pool.apply_async(tasks.fail_at_first, (str(tmp_path / "d"), 9, "raise"), retries=asked))
+        error = get(pool.apply_async(control_tasks.fail_at_first, (str(tmp_path / "d"), 9, "raise"), retries=asked))
         assert str(error) == "attempt 2"
 
 
 def test_call_may_say_that_nothing_is_tried_again(start_method, tmp_path):
     with open_pool(start_method, retries=3) as pool:
-        error = get(pool.apply_async(tasks.fail_at_first, (str(tmp_path / "a"), 1, "exit"), retries=0))
+        error = get(pool.apply_async(control_tasks.fail_at_first, (str(tmp_path / "a"), 1, "exit"), retries=0))
         assert type(error) is mp.WorkerDied and line_count(tmp_path / "a") == 1
 
 
@@ -55,7 +56,9 @@ def test_pauses_grow(tmp_path):
     with open_pool("fork") as pool:
         began = time.monotonic()
         growing = mp.Retry(3, delay=0.05, factor=2, on=ConnectionError)
-        assert get(pool.apply_async(tasks.fail_at_first, (str(tmp_path / "a"), 3, "raise"), retries=growing)) == 4
+        assert (
+            get(pool.apply_async(control_tasks.fail_at_first, (str(tmp_path / "a"), 3, "raise"), retries=growing)) == 4
+        )
         assert time.monotonic() - began >= 0.05 + 0.1 + 0.2
     assert [mp.Retry(9, delay=1, factor=10, max_delay=50).pause_seconds(n) for n in (1, 2, 3, 1000)] == [1, 10, 50, 50]
 
@@ -66,17 +69,17 @@ def test_each_way_to_call_tries_again(start_method, tmp_path):
 
     expected = [1, 2, 3, 1, 2, 3]
     with open_pool(start_method, retries=2) as pool:
-        assert pool.starmap(tasks.fail_at_first, arguments("starmap")) == expected
-        assert pool.map(tasks.fail_at_first_packed, arguments("map")) == expected
-        assert get(pool.map_async(tasks.fail_at_first_packed, arguments("map_async"))) == expected
-        assert take(pool.imap(tasks.fail_at_first_packed, arguments("imap"))) == expected
-        unordered = pool.imap_unordered(tasks.fail_at_first_packed, iter(arguments("unordered")), buffersize=3)
+        assert pool.starmap(control_tasks.fail_at_first, arguments("starmap")) == expected
+        assert pool.map(control_tasks.fail_at_first_packed, arguments("map")) == expected
+        assert get(pool.map_async(control_tasks.fail_at_first_packed, arguments("map_async"))) == expected
+        assert take(pool.imap(control_tasks.fail_at_first_packed, arguments("imap"))) == expected
+        unordered = pool.imap_unordered(control_tasks.fail_at_first_packed, iter(arguments("unordered")), buffersize=3)
         assert sorted(take(unordered)) == sorted(expected)
-        assert pool.apply(tasks.fail_at_first, (str(tmp_path / "apply"), 2, "exit")) == 3
+        assert pool.apply(control_tasks.fail_at_first, (str(tmp_path / "apply"), 2, "exit")) == 3
         assert pool.map(tasks.double, []) == [] == take(pool.imap(tasks.double, []))
 
         async def read():
-            iterator = pool.imap(tasks.fail_at_first_packed, arguments("async"))
+            iterator = pool.imap(control_tasks.fail_at_first_packed, arguments("async"))
             return await pool.apply_async(tasks.double, (4,)), [x async for x in iterator]
 
         assert asyncio.run(read()) == (8, expected)
@@ -104,7 +107,7 @@ def test_cancelling_and_terminating_end_what_waits_for_its_next_attempt(start_me
     patient = mp.Retry(5, delay=1000, max_delay=1000, on=ConnectionError)
 
     def begin(pool, name):
-        result = pool.apply_async(tasks.fail_at_first, (str(tmp_path / name), 9, "raise"), retries=patient)
+        result = pool.apply_async(control_tasks.fail_at_first, (str(tmp_path / name), 9, "raise"), retries=patient)
         wait_until(lambda: line_count(tmp_path / name), "the first attempt has failed")
         return result
 
@@ -123,7 +126,7 @@ def test_cancelling_and_terminating_end_what_waits_for_its_next_attempt(start_me
 def test_closed_pool_still_tries_again_before_it_ends(start_method, tmp_path):
     with open_pool(start_method) as pool:
         again = mp.Retry(2, delay=0.1, on=ConnectionError)
-        result = pool.apply_async(tasks.fail_at_first, (str(tmp_path / "log"), 2, "raise"), retries=again)
+        result = pool.apply_async(control_tasks.fail_at_first, (str(tmp_path / "log"), 2, "raise"), retries=again)
         pool.close()
         pool.join()
         assert get(result) == 3

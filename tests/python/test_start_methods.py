@@ -7,8 +7,10 @@ import textwrap
 import threading
 from multiprocessing import util
 
+import fault_tasks
 import pytest
 import tasks
+import worker_tasks
 from harness import (
     PATIENCE_SECONDS,
     Program,
@@ -34,7 +36,7 @@ NAME_PREFIX = {"fork": "ForkPoolWorker-", "spawn": "SpawnPoolWorker-", "forkserv
 def test_workers_know_who_they_are(start_method):
     with open_pool(start_method) as pool:
         pids = worker_pids(pool, 2)
-        seen = [get(pool.apply_async(tasks.describe_process)) for _ in range(10)]
+        seen = [get(pool.apply_async(worker_tasks.describe_process)) for _ in range(10)]
     for about in seen:
         assert about["name"].startswith(NAME_PREFIX[start_method])
         assert about["name"][len(NAME_PREFIX[start_method]) :].isdigit()
@@ -54,16 +56,16 @@ def test_workers_know_who_they_are(start_method):
 NAMES = """
     import sys
     from subject import mp
-    import tasks
+    import worker_tasks
 
     if __name__ == "__main__":
         context = mp.get_context(sys.argv[1])
         with context.Pool(1) as first, context.Pool(1) as second:
-            print(first.apply(tasks.describe_process)["name"])
-            print(second.apply(tasks.describe_process)["name"])
+            print(first.apply(worker_tasks.describe_process)["name"])
+            print(second.apply(worker_tasks.describe_process)["name"])
         with context.Pool(1, maxtasksperchild=1) as third:
-            print(third.apply(tasks.describe_process)["name"])
-            print(third.apply(tasks.describe_process)["name"])
+            print(third.apply(worker_tasks.describe_process)["name"])
+            print(third.apply(worker_tasks.describe_process)["name"])
 """
 
 
@@ -74,16 +76,16 @@ def test_workers_of_all_pools_are_counted_together(start_method, tmp_path):
 
 def test_log_records_name_the_worker(start_method):
     with open_pool(start_method) as pool:
-        for name in get(pool.apply_async(tasks.log_record_process_name)):
+        for name in get(pool.apply_async(worker_tasks.log_record_process_name)):
             assert name.startswith(NAME_PREFIX[start_method])
 
 
 def test_tasks_run_in_the_workers_main_thread_and_alone(start_method):
     with open_pool(start_method) as pool:
-        about = get(pool.apply_async(tasks.describe_threads))
+        about = get(pool.apply_async(worker_tasks.describe_threads))
         assert about == {"in_main_thread": True, "names": ["MainThread"], "identity": True, "native": True}
         # Only a main thread may do this.
-        assert get(pool.apply_async(tasks.set_signal_handler)) == "possible"
+        assert get(pool.apply_async(worker_tasks.set_signal_handler)) == "possible"
 
 
 def test_workers_draw_different_random_numbers(start_method, tmp_path):
@@ -92,7 +94,7 @@ def test_workers_draw_different_random_numbers(start_method, tmp_path):
     random.seed(5)
     expected = random.Random(5).random()
     with open_pool(start_method, 3) as pool:
-        results = [pool.apply_async(tasks.random_numbers, (str(tmp_path), 3)) for _ in range(3)]
+        results = [pool.apply_async(worker_tasks.random_numbers, (str(tmp_path), 3)) for _ in range(3)]
         seen = [get(result) for result in results]
     assert len({number for _, number, _ in seen}) == 3
     assert len({choices for _, _, choices in seen}) == 3
@@ -106,7 +108,7 @@ def test_replaced_workers_draw_different_random_numbers_too(start_method, tmp_pa
         for round_number in range(6):
             place = tmp_path / str(round_number)
             place.mkdir()
-            numbers.append(get(pool.apply_async(tasks.random_numbers, (str(place), 1)))[1])
+            numbers.append(get(pool.apply_async(worker_tasks.random_numbers, (str(place), 1)))[1])
     assert len(set(numbers)) == 6
 
 
@@ -115,38 +117,38 @@ def test_replaced_workers_draw_different_random_numbers_too(start_method, tmp_pa
 
 
 def test_forked_workers_see_the_callers_memory_and_others_do_not(start_method, monkeypatch):
-    monkeypatch.setattr(tasks, "inherited_setting", "set by the caller")
+    monkeypatch.setattr(worker_tasks, "inherited_setting", "set by the caller")
     with open_pool(start_method) as pool:
         expected = "set by the caller" if start_method == "fork" else "as imported"
-        assert get(pool.apply_async(tasks.read_inherited_setting)) == expected
+        assert get(pool.apply_async(worker_tasks.read_inherited_setting)) == expected
         # What is set later is nobody's business.
-        monkeypatch.setattr(tasks, "inherited_setting", "set too late")
-        assert get(pool.apply_async(tasks.read_inherited_setting)) == expected
+        monkeypatch.setattr(worker_tasks, "inherited_setting", "set too late")
+        assert get(pool.apply_async(worker_tasks.read_inherited_setting)) == expected
 
 
 @promised_by_us_only
 def test_replacements_see_the_memory_as_it_was_when_the_pool_was_made(monkeypatch):
-    monkeypatch.setattr(tasks, "inherited_setting", "set before")
+    monkeypatch.setattr(worker_tasks, "inherited_setting", "set before")
     with open_pool("fork") as pool:
-        monkeypatch.setattr(tasks, "inherited_setting", "set after")
+        monkeypatch.setattr(worker_tasks, "inherited_setting", "set after")
         for _ in range(4):
-            assert type(get(pool.apply_async(tasks.sigkill_self))) is mp.WorkerDied
-        assert get(pool.apply_async(tasks.read_inherited_setting)) == "set before"
+            assert type(get(pool.apply_async(fault_tasks.sigkill_self))) is mp.WorkerDied
+        assert get(pool.apply_async(worker_tasks.read_inherited_setting)) == "set before"
 
 
 def test_forked_initializers_need_not_be_pickled():
     lock = threading.Lock()
     secret = "known to the closure"
-    with open_pool("fork", 2, tasks.use_callable, (lambda: secret, lock)) as pool:
-        assert get(pool.apply_async(tasks.recall)) == (secret,)
-    with open_pool("fork", 2, lambda: tasks.remember(secret)) as pool:
-        assert get(pool.apply_async(tasks.recall)) == (secret,)
+    with open_pool("fork", 2, worker_tasks.use_callable, (lambda: secret, lock)) as pool:
+        assert get(pool.apply_async(worker_tasks.recall)) == (secret,)
+    with open_pool("fork", 2, lambda: worker_tasks.remember(secret)) as pool:
+        assert get(pool.apply_async(worker_tasks.recall)) == (secret,)
 
 
 @pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
 def test_what_cannot_be_pickled_is_refused_as_initializer_where_it_must_be_sent(start_method):
     lock = threading.Lock()
-    for initializer, initargs in ((lambda: lock, ()), (tasks.remember, (lock,))):
+    for initializer, initargs in ((lambda: lock, ()), (worker_tasks.remember, (lock,))):
         pool = None
         with time_limit(PATIENCE_SECONDS, "a pool whose initializer cannot be sent"):
             with pytest.raises(Exception) as caught:
@@ -159,25 +161,25 @@ def test_what_cannot_be_pickled_is_refused_as_initializer_where_it_must_be_sent(
 
 
 def test_initargs_reach_the_initializer_of_every_worker(start_method):
-    with open_pool(start_method, 3, tasks.remember, (1, "two", [3.0])) as pool:
-        assert [get(pool.apply_async(tasks.recall)) for _ in range(12)] == [(1, "two", [3.0])] * 12
-    with open_pool(start_method, 1, tasks.remember, [4, 5]) as pool:
-        assert get(pool.apply_async(tasks.recall)) == (4, 5)
+    with open_pool(start_method, 3, worker_tasks.remember, (1, "two", [3.0])) as pool:
+        assert [get(pool.apply_async(worker_tasks.recall)) for _ in range(12)] == [(1, "two", [3.0])] * 12
+    with open_pool(start_method, 1, worker_tasks.remember, [4, 5]) as pool:
+        assert get(pool.apply_async(worker_tasks.recall)) == (4, 5)
 
 
 def test_after_fork_hooks_run_in_forked_workers(monkeypatch):
-    witness = tasks.AfterForkWitness()
-    monkeypatch.setattr(tasks.AfterForkWitness, "ran", False)
-    util.register_after_fork(witness, tasks.AfterForkWitness.mark)
+    witness = worker_tasks.AfterForkWitness()
+    monkeypatch.setattr(worker_tasks.AfterForkWitness, "ran", False)
+    util.register_after_fork(witness, worker_tasks.AfterForkWitness.mark)
     with open_pool("fork") as pool:
-        assert get(pool.apply_async(tasks.after_fork_ran)) is True
-    assert tasks.AfterForkWitness.ran is False
+        assert get(pool.apply_async(worker_tasks.after_fork_ran)) is True
+    assert worker_tasks.AfterForkWitness.ran is False
 
 
 def test_the_standard_librarys_locks_can_be_handed_to_workers(start_method):
     lock = multiprocessing.get_context(start_method).Lock()
-    with open_pool(start_method, 2, tasks.remember, (lock,)) as pool:
-        assert pool.map(tasks.use_remembered_lock, range(20), 1) == ["held"] * 20
+    with open_pool(start_method, 2, worker_tasks.remember, (lock,)) as pool:
+        assert pool.map(worker_tasks.use_remembered_lock, range(20), 1) == ["held"] * 20
         # Elsewhere than in an initializer's arguments they are refused, as ever.
         error = get(pool.apply_async(tasks.identity, (lock,)))
         assert type(error) is RuntimeError
@@ -188,7 +190,7 @@ def test_workers_have_the_callers_surroundings(start_method, monkeypatch):
     monkeypatch.setattr(sys, "path", [*sys.path, "/added/by/the/test"])
     monkeypatch.setattr(sys, "argv", ["some program", "with", "arguments"])
     with open_pool(start_method) as pool:
-        about = get(pool.apply_async(tasks.describe_interpreter))
+        about = get(pool.apply_async(worker_tasks.describe_interpreter))
     assert about["argv"] == ["some program", "with", "arguments"]
     assert "/added/by/the/test" in about["path"]
     assert about["executable"] == sys.executable
@@ -198,18 +200,18 @@ def test_workers_have_the_callers_surroundings(start_method, monkeypatch):
 def test_workers_are_in_the_directory_where_the_pool_was_made(start_method, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with open_pool(start_method) as pool:
-        about = get(pool.apply_async(tasks.describe_interpreter))
+        about = get(pool.apply_async(worker_tasks.describe_interpreter))
     assert about["cwd"] == str(tmp_path)
 
 
 FLAGS = """
     import sys
     from subject import mp
-    import tasks
+    import worker_tasks
 
     if __name__ == "__main__":
         with mp.get_context(sys.argv[1]).Pool(1) as pool:
-            about = pool.apply(tasks.describe_interpreter)
+            about = pool.apply(worker_tasks.describe_interpreter)
         print(about["dev_mode"], about["optimize"], "error::UserWarning" in about["warnoptions"])
 """
 
@@ -250,7 +252,7 @@ def test_the_smallest_program_runs_clean(start_method, flags, tmp_path):
 LONGER = """
     import sys
     from subject import mp
-    import tasks
+    import fault_tasks
 
     class Point:
         def __init__(self, x):
@@ -283,7 +285,7 @@ LONGER = """
         print(sorted(pool.imap_unordered(abs, range(-5, 0))))
         if sys.argv[2] == "deaths":
             try:
-                pool.apply(tasks.sigkill_self)
+                pool.apply(fault_tasks.sigkill_self)
             except mp.WorkerDied as error:
                 print(error.exitcode)
             print(pool.apply(tell, (0,)))
@@ -377,11 +379,11 @@ def test_the_default_start_method_is_that_of_the_running_python(tmp_path):
     source = """
         import multiprocessing
         from subject import mp
-        import tasks
+        import worker_tasks
 
         if __name__ == "__main__":
             with mp.Pool(1) as pool:
-                name = pool.apply(tasks.describe_process)["name"]
+                name = pool.apply(worker_tasks.describe_process)["name"]
             print(name, mp.get_start_method() == multiprocessing.get_start_method())
     """
     name, same = run_program(tmp_path, source).stdout().split()
@@ -393,12 +395,12 @@ def test_the_start_method_set_for_multiprocessing_is_ours_too(start_method, tmp_
     source = """
         import multiprocessing, sys
         from subject import mp
-        import tasks
+        import worker_tasks
 
         if __name__ == "__main__":
             multiprocessing.set_start_method(sys.argv[1])
             with mp.Pool(1) as pool:
-                print(pool.apply(tasks.describe_process)["name"])
+                print(pool.apply(worker_tasks.describe_process)["name"])
     """
     assert run_program(tmp_path, source, start_method).stdout() == NAME_PREFIX[start_method] + "1\n"
 
@@ -406,7 +408,7 @@ def test_the_start_method_set_for_multiprocessing_is_ours_too(start_method, tmp_
 NON_DAEMONIC = """
     import sys
     from subject import mp, pool_module
-    import tasks
+    import nested_tasks
 
     # The recipe by which people get pools inside tasks out of the standard library.
     class NoDaemonProcess(type(mp.get_context(sys.argv[-1]).Process())):
@@ -428,7 +430,7 @@ NON_DAEMONIC = """
 
     if __name__ == "__main__":
         with NestablePool(2) as pool:
-            print(pool.map(tasks.sum_of_squares_by_inner_pool, [5, 6], 1))
+            print(pool.map(nested_tasks.sum_of_squares_by_inner_pool, [5, 6], 1))
             pool.close()
             pool.join()
 """

@@ -13,6 +13,7 @@ import time
 import uuid
 from pathlib import Path
 
+import fault_tasks
 import pytest
 import tasks
 from harness import PATIENCE_SECONDS, get, open_pool, pool_tests, promised_by_us_only, run_program, wait_until
@@ -82,7 +83,7 @@ def test_a_pool_is_shown_with_what_each_worker_does(start_method, tmp_path):
 def test_deaths_replacements_and_suspended_workers_are_shown(start_method):
     with open_pool(start_method, 2, timeout=30) as pool:
         with pytest.raises(mp.WorkerDied):
-            pool.apply(tasks.sigkill_self)
+            pool.apply(fault_tasks.sigkill_self)
         seen = watched(lambda p: p["died"] == 1 and len(p["workers"]) == 2, "one has died")
         assert (seen["lost"], seen["timed_out"], seen["restarts"]) == (1, 0, 1)
         pid = pool._pool[0].pid

@@ -68,3 +68,26 @@ pub(crate) fn step() {
         left => STEPS_LEFT.store(left - 1, Ordering::Relaxed),
     }
 }
+
+/// Runs `work` in a forked process that dies after so many steps; false if it got to its end before.
+#[cfg(test)]
+pub(crate) fn dies(steps: u64, work: impl FnOnce()) -> bool {
+    use crate::os::process as os;
+    // SAFETY: the child runs only `work`, which uses nothing of other threads.
+    match unsafe { os::fork() }.unwrap() {
+        os::Forked::Child => {
+            die_after(steps);
+            work();
+            os::exit_now(0);
+        }
+        os::Forked::Parent(pid) => {
+            let pidfd = os::pidfd_open(pid).unwrap();
+            let status = os::wait_pidfd(&pidfd, false).unwrap().unwrap();
+            assert!(
+                status.success() || status.signal() == Some(os::SIGKILL),
+                "{status}"
+            );
+            !status.success()
+        }
+    }
+}

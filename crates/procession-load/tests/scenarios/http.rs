@@ -1,6 +1,6 @@
 //! URLs against the server on loopback.
 
-use super::quick;
+use super::{count_of, quick};
 use procession_load::plan::{Arrivals, HttpRequest, HttpTarget, Pacing, Plan, RateStage, Target};
 use procession_load::result::{ErrorKind, RunResult, RunState};
 use procession_load::server::{LoopbackServer, Served, ServerOptions, Spoil};
@@ -18,14 +18,6 @@ fn run(plan: Plan) -> RunResult {
     let result = Run::start(plan).unwrap().finish().unwrap();
     assert_eq!(result.state, RunState::Finished);
     result
-}
-
-fn count_of(result: &RunResult, kind: ErrorKind) -> u64 {
-    result
-        .errors
-        .iter()
-        .find(|error| error.kind == kind)
-        .map_or(0, |error| error.count)
 }
 
 pub fn requests_are_counted_on_both_sides_alike() {

@@ -5,6 +5,7 @@ mod servers;
 mod users;
 mod workers;
 
+use procession_load::result::{ErrorKind, RunResult};
 use procession_load::server::Served;
 
 /// What a server can do with a request.
@@ -20,6 +21,15 @@ pub const FATES: [Served; 6] = [
 /// Whether scenarios that take minutes at full length are to be shortened, as in everyday tests.
 pub fn quick() -> bool {
     std::env::var_os("PROCESSION_LOAD_TRUTH").is_none()
+}
+
+/// How many requests have failed in this way.
+pub fn count_of(result: &RunResult, kind: ErrorKind) -> u64 {
+    result
+        .errors
+        .iter()
+        .find(|error| error.kind == kind)
+        .map_or(0, |error| error.count)
 }
 
 /// All of them, by name.

@@ -1,5 +1,6 @@
 //! TLS, HTTP/2, raw TCP and UDP.
 
+use super::count_of;
 use super::servers::{self, fixture, Server};
 use procession_load::plan::{
     HttpRequest, HttpTarget, HttpVersion, Pacing, Payload, Plan, Target, TcpTarget, UdpTarget, Until,
@@ -20,14 +21,6 @@ fn run(target: Target, pacing: Pacing, iterations: u64) -> RunResult {
     assert_eq!(result.state, RunState::Finished);
     assert_eq!(result.totals.requests, iterations);
     result
-}
-
-fn count_of(result: &RunResult, kind: ErrorKind) -> u64 {
-    result
-        .errors
-        .iter()
-        .find(|error| error.kind == kind)
-        .map_or(0, |error| error.count)
 }
 
 fn https(server: &Server, host: &str) -> HttpTarget {

@@ -177,6 +177,55 @@ impl Core {
         Ok(())
     }
 
+    /// Ends everything at once: results that are not there yet fail. At the interpreter's end nobody is told.
+    pub(super) fn terminate(
+        &self,
+        py: Python<'_>,
+        pool: &Bound<'_, PoolBase>,
+        at_exit: bool,
+    ) -> PyResult<()> {
+        self.accepting.store(false, Ordering::Relaxed);
+        self.exiting.fetch_or(at_exit, Ordering::Relaxed);
+        let first = self.over.with(py, |o| {
+            if matches!(o, Over::No) {
+                *o = Over::Terminated;
+                return true;
+            }
+            false
+        });
+        self.inner
+            .with(py, |i| i.dispatcher.set_stage(Stage::Terminating));
+        self.tell(order::TERMINATE);
+        if first && !at_exit {
+            self.fail_everything(py);
+            // The helper may have ended when it saw that the pool is over, before all of this was due.
+            self.see_to_helper(py, pool);
+        }
+        self.wait_for_supervisor(py, Some(Duration::from_secs(5)))?;
+        self.waiter.wake_all();
+        if at_exit {
+            self.park_waiters(py);
+        }
+        Ok(())
+    }
+
+    /// Waits until all work is done and all processes have ended.
+    pub(super) fn join(&self, py: Python<'_>, pool: &Bound<'_, PoolBase>) -> PyResult<()> {
+        let over = |py: Python<'_>| self.over.with(py, |o| !matches!(o, Over::No));
+        // Whoever joins wants all work done; bounds on iterators that nobody reads meanwhile would prevent that.
+        self.lift_bounds(py);
+        self.wait_until(py, pool, None, None, |py| over(py) || self.is_drained(py))?;
+        if !over(py) {
+            self.inner.with(py, |i| i.dispatcher.set_stage(Stage::Finishing));
+            self.channel.wake_all_workers();
+            self.tell(order::LOOK);
+        }
+        self.wait_for_supervisor(py, None)?;
+        // Those who wait for the helper's work have had it; it goes by itself.
+        self.waiter.wake_all();
+        Ok(())
+    }
+
     pub(super) fn lift_bounds(&self, py: Python<'_>) {
         self.inner.with(py, |i| {
             for job in &i.jobs {

@@ -1,5 +1,6 @@
 //! The methods that Python sees.
 
+use super::due::{DueCall, DueParts};
 use super::*;
 
 #[pymethods]
@@ -355,41 +356,8 @@ impl PoolBase {
         timeout: Option<&Bound<'py, PyAny>>,
         priority: i32,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let py = slf.py();
-        let core = slf.get().open_core()?;
-        let terms = core.terms(timeout, priority)?;
-        let source = iterable.try_iter()?;
-        let fed_by_thread = !is_quick_iterator(&source);
-        let buffer = buffersize.unwrap_or_else(|| {
-            (u64::from(core.workers) * 128).max(u64::from(chunksize) * u64::from(core.workers) * 4)
-        });
-        let sink = Sink::Stream {
-            ordered,
-            ready: VecDeque::new(),
-            given: 0,
-            buffer: buffer.max(1),
-        };
-        let kind = if star { kind::STARMAP } else { kind::MAP };
-        let job = core.new_job(
-            py,
-            func,
-            kind,
-            (chunksize > 1).then_some(chunksize),
-            Some(Source::Iterator(source.unbind())),
-            None,
-            sink,
-            None,
-            terms,
-        )?;
-        job.state.with(py, |j| j.fed_by_thread = fed_by_thread);
-        let iterator = crate::results::ImapBase::new(slf.clone().unbind(), job.clone(), fed_by_thread);
-        let iterator = iterator.into_object(py, ordered)?;
-        core.inner.with(py, |i| i.jobs.push(job.clone()));
-        if !fed_by_thread {
-            core.pump_job(py, &job);
-        }
-        core.refuse_if_over(py);
-        Ok(iterator)
+        let terms = slf.get().open_core()?.terms(timeout, priority)?;
+        Self::start_imap(slf, func, iterable, chunksize, buffersize, ordered, star, terms)
     }
 
     /// Cancels all that is queued or running; returns how many calls that were (a map counts as one). The pool goes on.
@@ -440,61 +408,19 @@ impl PoolBase {
     /// nobody is left but daemon threads, whose errors would be noise.
     #[pyo3(signature = (at_exit=false))]
     fn _terminate(slf: &Bound<'_, Self>, at_exit: bool) -> PyResult<()> {
-        let py = slf.py();
-        let Some(core) = slf.get().core.get() else {
-            return Ok(());
-        };
-        if core.generation != generation() {
-            return Ok(());
+        match slf.get().core.get() {
+            Some(core) if core.generation == generation() => core.terminate(slf.py(), slf, at_exit),
+            _ => Ok(()),
         }
-        core.accepting.store(false, Ordering::Relaxed);
-        core.exiting.fetch_or(at_exit, Ordering::Relaxed);
-        let first = core.over.with(py, |o| {
-            if matches!(o, Over::No) {
-                *o = Over::Terminated;
-                return true;
-            }
-            false
-        });
-        core.inner
-            .with(py, |i| i.dispatcher.set_stage(Stage::Terminating));
-        core.tell(order::TERMINATE);
-        if first && !at_exit {
-            core.fail_everything(py);
-            // The helper may have ended when it saw that the pool is over, before all of this was due.
-            core.see_to_helper(py, slf);
-        }
-        core.wait_for_supervisor(py, Some(Duration::from_secs(5)))?;
-        core.waiter.wake_all();
-        if at_exit {
-            core.park_waiters(py);
-        }
-        Ok(())
     }
 
     /// Waits until all work is done and all processes have ended. The pool must be closed or terminated.
     fn _join(slf: &Bound<'_, Self>) -> PyResult<()> {
-        let py = slf.py();
-        let Some(core) = slf.get().core.get() else {
-            return Ok(());
-        };
-        if core.generation != generation() {
-            // A forked child: there is nothing of its own to wait for.
-            return Ok(());
+        match slf.get().core.get() {
+            Some(core) if core.generation == generation() => core.join(slf.py(), slf),
+            // In a forked child there is nothing of its own to wait for.
+            _ => Ok(()),
         }
-        let over = |py: Python<'_>| core.over.with(py, |o| !matches!(o, Over::No));
-        // Whoever joins wants all work done; bounds on iterators that nobody reads meanwhile would prevent that.
-        core.lift_bounds(py);
-        core.wait_until(py, slf, None, None, |py| over(py) || core.is_drained(py))?;
-        if !over(py) {
-            core.inner.with(py, |i| i.dispatcher.set_stage(Stage::Finishing));
-            core.channel.wake_all_workers();
-            core.tell(order::LOOK);
-        }
-        core.wait_for_supervisor(py, None)?;
-        // Those who wait for the helper's work have had it; it goes by itself.
-        core.waiter.wake_all();
-        Ok(())
     }
 
     /// The error of a pool that can have no workers, or `None`.
@@ -539,241 +465,5 @@ impl PoolBase {
             Ok(block) => Ok((block.raw(), data.len())),
             Err(e) => Err(e.into_py()),
         }
-    }
-}
-
-type DueParts<'py> = (Option<Py<PyAny>>, Option<Py<PyAny>>, Bound<'py, DueCall>);
-
-/// A callback that the helper thread runs; it is told how that went.
-#[pyclass(frozen, module = "procession._native")]
-pub struct DueCall {
-    pool: Py<PoolBase>,
-    due: Due,
-    task_error: Option<PyErr>,
-}
-
-#[pymethods]
-impl DueCall {
-    /// What the task has written, if that is kept and anything was.
-    #[getter]
-    fn output(&self, py: Python<'_>) -> Option<Py<PyAny>> {
-        match &self.due {
-            Due::One(result) => result.get().written(py),
-            Due::Job(_) | Due::Wake(_) => None,
-        }
-    }
-
-    /// The callback has returned, or raised this.
-    #[pyo3(signature = (error=None))]
-    fn done(&self, py: Python<'_>, error: Option<Bound<'_, PyAny>>) -> PyResult<()> {
-        // A callback that raises is heard of: `get` raises what it raised.
-        let raised = error.map(PyErr::from_value);
-        if let (Some(raised), Some(task_error)) = (&raised, &self.task_error) {
-            crate::results::in_context_of(py, raised, task_error);
-        }
-        let listeners = match &self.due {
-            Due::One(result) => result.get().calls_are_done(py, raised),
-            Due::Job(job) => job.state.with(py, |j| {
-                if let Some(raised) = raised {
-                    j.fail_whole(raised);
-                }
-                j.calls_running = false;
-                std::mem::take(&mut j.listeners)
-            }),
-            Due::Wake(listeners) => listeners.iter().map(|l| l.clone_ref(py)).collect(),
-        };
-        self.pool.get().core()?.due_is_done(py);
-        for listener in listeners {
-            if let Err(e) = listener.call0(py) {
-                e.write_unraisable(py, Some(listener.bind(py)));
-            }
-        }
-        Ok(())
-    }
-}
-
-impl PoolBase {
-    #[allow(clippy::too_many_arguments)]
-    fn submit_call<'py>(
-        slf: &Bound<'py, Self>,
-        core: &Core,
-        func: &Bound<'py, PyAny>,
-        args: Given<'py>,
-        kwds: Given<'py>,
-        callback: Option<Py<PyAny>>,
-        error_callback: Option<Py<PyAny>>,
-        timeout: Option<&Bound<'py, PyAny>>,
-        priority: i32,
-    ) -> PyResult<Bound<'py, AsyncResult>> {
-        let py = slf.py();
-        let terms = core.terms(timeout, priority)?;
-        let calls = (callback.is_some() || error_callback.is_some()).then(|| {
-            Box::new(Calls {
-                callback,
-                error_callback,
-                listeners: Vec::new(),
-            })
-        });
-        let has_calls = calls.is_some();
-        let result = Bound::new(py, AsyncResult::pending(slf.clone().unbind(), calls))?;
-        if has_calls {
-            core.inner.with(py, |i| i.callbacks_outstanding += 1);
-        }
-        let prepared = (|| -> PyResult<(Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>)> {
-            let arguments = match args {
-                Given::Nothing => PyTuple::empty(py),
-                Given::Value(a) => match a.cast_into_exact::<PyTuple>() {
-                    Ok(tuple) => tuple,
-                    Err(e) => spread(py, func, &e.into_inner())?,
-                },
-            };
-            let keywords = match kwds {
-                Given::Nothing => None,
-                Given::Value(k) => match k.cast_exact::<PyDict>() {
-                    Ok(dict) if dict.is_empty() => None,
-                    Ok(dict) => Some(dict.clone()),
-                    Err(_) => {
-                        let dict = PyDict::new(py);
-                        dict.update(
-                            k.cast::<pyo3::types::PyMapping>()
-                                .map_err(|_| not_a_mapping(func, &k))?,
-                        )?;
-                        Some(dict)
-                    }
-                },
-            };
-            Ok((arguments, keywords))
-        })();
-        let (arguments, keywords) = match prepared {
-            Ok(prepared) => prepared,
-            Err(e) => {
-                core.fail_one(py, result.clone().unbind(), e);
-                core.see_to_helper(py, slf);
-                return Ok(result);
-            }
-        };
-        let queue_first = core.inner.with(py, |i| !i.backlog.is_empty());
-        let submitted = if queue_first {
-            Err(EncodeError::Full)
-        } else {
-            core.submit(py, func, &arguments, keywords.as_ref(), &result, terms)
-        };
-        match submitted {
-            Ok(()) => {}
-            Err(EncodeError::Full) => {
-                let queued = Queued {
-                    terms,
-                    result: result.clone().unbind(),
-                    function: func.clone().unbind(),
-                    arguments: arguments.unbind(),
-                    keywords: keywords.map(Bound::unbind),
-                };
-                core.inner.with(py, |i| {
-                    let place = i.backlog.partition_point(|q| q.terms.priority >= priority);
-                    i.backlog.insert(place, queued);
-                });
-                core.collect(py, slf);
-            }
-            Err(EncodeError::Python(e)) => core.fail_one(py, result.clone().unbind(), e),
-        }
-        if has_calls || core.inner.with(py, |i| i.dispatcher.has_queue()) {
-            core.see_to_helper(py, slf);
-        } else if core
-            .inner
-            .with(py, |i| i.submissions % 32 == 0 && i.dispatcher.has_arrivals())
-        {
-            core.collect(py, slf);
-        }
-        if core.channel.header().life.broken.load(Ordering::Relaxed) != 0
-            || core.over.with(py, |o| !matches!(o, Over::No))
-        {
-            core.look_for_breakage(py);
-            core.fail_everything(py);
-        }
-        Ok(result)
-    }
-
-    #[allow(clippy::too_many_arguments, clippy::type_complexity)]
-    fn start_map<'py>(
-        slf: &Bound<'py, Self>,
-        func: &Bound<'py, PyAny>,
-        iterable: &Bound<'py, PyAny>,
-        chunksize: Option<&Bound<'py, PyAny>>,
-        callback: Option<Py<PyAny>>,
-        error_callback: Option<Py<PyAny>>,
-        star: bool,
-        terms: Terms,
-    ) -> PyResult<(Option<Arc<Job>>, Bound<'py, PyAny>)> {
-        let py = slf.py();
-        let core = slf.get().open_core()?;
-        let (length, source) = match iterable.hasattr(intern!(py, "__len__"))? {
-            true => (iterable.len()?, iterable.clone()),
-            false => {
-                let list = PyList::empty(py);
-                list.call_method1(intern!(py, "extend"), (iterable,))?;
-                (list.len(), list.into_any())
-            }
-        };
-        let chunk = match chunksize {
-            None => None,
-            Some(c) if c.is_none() => None,
-            Some(c) => {
-                let n: i64 = c.extract().map_err(|_| {
-                    PyTypeError::new_err(format!(
-                        "chunksize must be an integer or None, not {}",
-                        type_name(c)
-                    ))
-                })?;
-                Some(n)
-            }
-        };
-        if length == 0 || matches!(chunk, Some(n) if n <= 0) {
-            // multiprocessing's own way: with chunks of nothing, nothing is called, and each result is None.
-            let results = PyList::new(py, (0..length).map(|_| py.None()))?;
-            let result = AsyncResult::ready_list(py, slf.clone().unbind(), results)?;
-            return Ok((None, result));
-        }
-        // SAFETY: a new list of empty places, which nobody sees before all are filled: the collector is kept away too.
-        let results = unsafe {
-            let list = ffi::PyList_New(length as ffi::Py_ssize_t);
-            let list = Bound::from_owned_ptr_or_err(py, list)?;
-            ffi::PyObject_GC_UnTrack(list.as_ptr().cast());
-            list.cast_into_unchecked::<PyList>()
-        };
-        let sink = Sink::List {
-            results: Some(results.unbind()),
-            pending: Vec::new(),
-            failed: None,
-        };
-        let calls = (callback.is_some() || error_callback.is_some()).then_some((callback, error_callback));
-        let has_calls = calls.is_some();
-        let kind = if star { kind::STARMAP } else { kind::MAP };
-        let chunk = chunk.map(|n| n.min(i64::from(u32::MAX)) as u32);
-        let total = Some(length as u64);
-        let job = match Source::of(&source) {
-            Ok(source) => core.new_job(py, func, kind, chunk, Some(source), total, sink, calls, terms)?,
-            Err(e) => {
-                let job = core.new_job(py, func, kind, chunk, None, Some(1), sink, calls, terms)?;
-                job.state.with(py, |j| {
-                    j.pulled = 1;
-                    j.fail_item(0, e);
-                });
-                job
-            }
-        };
-        let result = AsyncResult::of_job(py, slf.clone().unbind(), job.clone())?;
-        core.inner.with(py, |i| {
-            if has_calls {
-                i.callbacks_outstanding += 1;
-            }
-            i.jobs.push(job.clone());
-        });
-        core.pump_job(py, &job);
-        core.inner.with(py, |i| core.finish_job(py, i, &job));
-        if has_calls {
-            core.see_to_helper(py, slf);
-        }
-        core.refuse_if_over(py);
-        Ok((Some(job), result))
     }
 }

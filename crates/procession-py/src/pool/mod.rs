@@ -29,10 +29,13 @@ use crate::raw::{errors, Raw};
 use crate::results::{AsyncResult, Calls};
 use crate::worker::kind;
 
+mod apply;
 mod cancel;
 mod collect;
+mod due;
 mod insight;
 mod life;
+mod map;
 mod methods;
 mod pump;
 mod submit;

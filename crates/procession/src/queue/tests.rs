@@ -1,10 +1,12 @@
 //! Order, limits, long items; and a process that is killed after each step of its way.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use super::*;
-use crate::crash::die_after;
-use crate::os::process as os;
+use crate::crash::dies;
+use crate::sync::waits::About;
+use crate::sync::{Pace, Stir};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -208,27 +210,6 @@ fn a_wait_is_written_down_when_it_lasts_and_not_beside_what_comes_of_it() {
     assert!(!queue
         .put::<Failure>(b"3", &[], limit, &mut limited, Some(&asked))
         .unwrap());
-}
-
-/// Runs `work` in a forked process that dies after so many steps; false if it got to its end before.
-fn dies(steps: u64, work: impl FnOnce()) -> bool {
-    // SAFETY: the child runs only `work`, which uses nothing of other threads.
-    match unsafe { os::fork() }.unwrap() {
-        os::Forked::Child => {
-            die_after(steps);
-            work();
-            os::exit_now(0);
-        }
-        os::Forked::Parent(pid) => {
-            let pidfd = os::pidfd_open(pid).unwrap();
-            let status = os::wait_pidfd(&pidfd, false).unwrap().unwrap();
-            assert!(
-                status.success() || status.signal() == Some(os::SIGKILL),
-                "{status}"
-            );
-            !status.success()
-        }
-    }
 }
 
 /// What is left works, nothing is lost, nothing comes twice, and after looking for it no block is lost either.

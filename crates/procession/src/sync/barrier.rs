@@ -376,8 +376,8 @@ impl Barrier {
 #[cfg(test)]
 mod tests {
     use super::super::identity::Identity;
-    use super::super::steps::dies;
     use super::*;
+    use crate::crash::dies;
     use std::sync::Mutex;
     use std::thread;
 

@@ -360,8 +360,8 @@ impl Condition {
 
 #[cfg(test)]
 mod tests {
-    use super::super::steps::dies;
     use super::*;
+    use crate::crash::dies;
     use std::thread;
 
     const LONG: Duration = Duration::from_secs(20);

@@ -31,8 +31,6 @@ mod semaphore;
 mod shared_event;
 mod shared_lock;
 mod shared_semaphore;
-#[cfg(test)]
-mod steps;
 mod wait_queue;
 pub mod waits;
 

@@ -310,8 +310,8 @@ impl<T: Pod + fmt::Display> fmt::Display for MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::steps::dies;
     use super::*;
+    use crate::crash::dies;
     use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use super::{check, count_fork, next_generation, Forked};
+use super::fork::{count_fork, next_generation};
+use super::{check, Forked};
 
 /// From the kernel's `prctl.h`.
 const PR_GET_TID_ADDRESS: libc::c_int = 40;

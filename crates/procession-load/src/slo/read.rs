@@ -1,124 +1,11 @@
-//! What must hold for a run to pass: the small language of `--slo`.
-//!
-//! ```text
-//!   slo     := [ "service" ] statistic ("<" | "<=") time   [ "for" step ]     p99<500ms   service p50<=20ms
-//!                                                                            (service: p50, 75, 90, 95, 99, 99.9, mean, max)
-//!            | "errors" ("<" | "<=" | "=") (share | count) [ "for" step ]     errors<1%   errors=0
-//!            | "rate"   (">" | ">=") number ["/s" | "/m"]  [ "for" step ]     rate>900/s  rate>=6k/m
-//!   statistic := "p" number | "median" | "mean" | "max"                       p99.9
-//!   time    := number ("us" | "ms" | "s" | "m")                               1.5s
-//! ```
-//!
-//! An SLO says what should hold, so that one way of writing it makes sense for each figure. The other way is most often a
-//! condition for an alarm, which would turn the verdict upside down: it is refused, with the right way round as advice.
+//! An SLO is read from what fingers write, or refused with the place, the reason and what to write instead.
 
 use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
+use super::{Comparison, Figure, Slo, Statistic, SERVICE_PERCENTILES};
 use crate::quantity::rate_factor;
-use crate::report::{units, words};
-use crate::result::{Latency, LatencySummary, RunResult, RunState, SloResult};
-
-/// A condition that the result of a run must meet.
-///
-/// ```
-/// use procession_load::Slo;
-///
-/// let slo: Slo = "p99 < 2s for GET /cart".parse()?;
-/// assert_eq!(slo.step.as_deref(), Some("GET /cart"));
-/// assert_eq!(slo.to_string(), "p99<2s for GET /cart");
-/// assert!(slo.holds_for(1.9) && !slo.holds_for(2.0));
-///
-/// let error = "p99<500".parse::<Slo>().unwrap_err();
-/// assert_eq!(&error.text()[error.place()], "500");
-/// # Ok::<(), procession_load::SloError>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[cfg_attr(test, schemars(with = "String"))]
-#[serde(into = "String", try_from = "String")]
-pub struct Slo {
-    /// Which figure is looked at.
-    pub figure: Figure,
-    /// How it must stand to the limit.
-    pub comparison: Comparison,
-    /// The limit: seconds for times, a share from 0 to 1 or a count for errors, requests per second for the rate.
-    pub limit: f64,
-    /// The step it is about; all of them together without one.
-    pub step: Option<String>,
-}
-
-/// A figure that an SLO may be about.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Figure {
-    /// A statistic of the response time, which counts from the moment a request was due.
-    ResponseTime(Statistic),
-    /// A statistic of the service time, which counts from the moment a request was sent.
-    ServiceTime(Statistic),
-    /// Failed requests as a share of all that were answered or failed, from 0 to 1; or failed iterations of a scenario as
-    /// a share of all, if that is more, as a function may fail without any request of its own failing.
-    ErrorShare,
-    /// The number of failed requests, or of failed iterations, if that is more.
-    ErrorCount,
-    /// Successful requests per second.
-    Rate,
-}
-
-/// One number that stands for many times.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Statistic {
-    /// The time that this percentage of the samples did not exceed, above 0 and at most 100.
-    Percentile(f64),
-    /// The arithmetic mean.
-    Mean,
-    /// The longest.
-    Max,
-}
-
-/// How a figure must stand to its limit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Comparison {
-    /// `<`
-    Below,
-    /// `<=`
-    AtMost,
-    /// `>`
-    Above,
-    /// `>=`
-    AtLeast,
-    /// `=`
-    Exactly,
-}
-
-impl Comparison {
-    /// How it is written.
-    pub fn sign(self) -> &'static str {
-        match self {
-            Self::Below => "<",
-            Self::AtMost => "<=",
-            Self::Above => ">",
-            Self::AtLeast => ">=",
-            Self::Exactly => "=",
-        }
-    }
-}
-
-impl Slo {
-    /// Whether this value of the figure, in the unit of the limit, meets the condition. A figure that could not be
-    /// measured (not a number) meets none.
-    pub fn holds_for(&self, value: f64) -> bool {
-        match self.comparison {
-            Comparison::Below => value < self.limit,
-            Comparison::AtMost => value <= self.limit,
-            Comparison::Above => value > self.limit,
-            Comparison::AtLeast => value >= self.limit,
-            Comparison::Exactly => value == self.limit,
-        }
-    }
-}
 
 /// Why a text is no SLO, and where in the text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -206,9 +93,6 @@ impl SloError {
 }
 
 const FIGURES: &str = "p50 to p99.99, median, mean, max, service p99, errors or rate";
-
-/// Of service times a result has these, and not the whole distribution.
-const SERVICE_PERCENTILES: [f64; 6] = [50.0, 75.0, 90.0, 95.0, 99.0, 99.9];
 
 /// What a word at the start means.
 enum Named {
@@ -409,106 +293,6 @@ impl FromStr for Slo {
     }
 }
 
-/// How each condition stands in this result.
-pub(crate) fn evaluate(slos: &[Slo], result: &RunResult) -> Vec<SloResult> {
-    let evaluated = |slo: &Slo| {
-        let (value, figure, certain) = measured(slo, result);
-        SloResult {
-            slo: slo.to_string(),
-            kept: certain && slo.holds_for(value),
-            figure,
-        }
-    };
-    let mut results: Vec<SloResult> = slos.iter().map(evaluated).collect();
-    // Nobody wants a run to pass in which nothing succeeded. Who does, has a condition about errors that says so.
-    let about_errors = |slo: &Slo| matches!(slo.figure, Figure::ErrorShare | Figure::ErrorCount);
-    let something_ended = result.totals.requests > 0 || result.totals.iterations > 0;
-    if something_ended && result.state >= RunState::Finished && !slos.iter().any(about_errors) {
-        let unspoken = evaluated(&Slo {
-            figure: Figure::ErrorShare,
-            comparison: Comparison::Below,
-            limit: 1.0,
-            step: None,
-        });
-        results.extend((!unspoken.kept).then_some(unspoken));
-    }
-    results
-}
-
-/// Failed iterations and all, of a scenario as a whole.
-fn iterations(slo: &Slo, result: &RunResult) -> (u64, u64) {
-    match slo.step {
-        None => (result.totals.failed_iterations, result.totals.iterations),
-        Some(_) => (0, 0),
-    }
-}
-
-/// The figure that a condition is about, in the unit of its limit and as a text, and whether it is more than a lower bound.
-fn measured(slo: &Slo, result: &RunResult) -> (f64, String, bool) {
-    let totals = &result.totals;
-    let seconds = result.info.measured_seconds;
-    let (requests, errors, latency) = match &slo.step {
-        None => (totals.requests, totals.errors, &result.latency),
-        Some(name) => match result.steps.iter().find(|step| step.name == *name) {
-            Some(step) => (step.count, step.errors, &step.latency),
-            None => return (f64::NAN, "no such step".to_owned(), false),
-        },
-    };
-    match slo.figure {
-        Figure::ResponseTime(statistic) => time(statistic, &latency.response, Some(latency)),
-        Figure::ServiceTime(statistic) => time(statistic, &latency.service, None),
-        Figure::ErrorShare => {
-            let (failed, all) = iterations(slo, result);
-            if requests == 0 && all == 0 {
-                return (f64::NAN, "no requests".to_owned(), false);
-            }
-            let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
-            let share = share(errors, requests).max(share(failed, all));
-            (share, units::percent(share), true)
-        }
-        Figure::ErrorCount => {
-            let errors = errors.max(iterations(slo, result).0);
-            (errors as f64, units::grouped(errors), true)
-        }
-        Figure::Rate => {
-            let rate = (requests - errors.min(requests)) as f64 / seconds;
-            (rate, units::per_second(rate), true)
-        }
-    }
-}
-
-fn time(statistic: Statistic, summary: &LatencySummary, whole: Option<&Latency>) -> (f64, String, bool) {
-    if summary.count == 0 {
-        return (f64::NAN, "no requests".to_owned(), false);
-    }
-    let (share, seconds) = match statistic {
-        Statistic::Mean => (1.0, summary.mean),
-        Statistic::Max => (1.0, summary.max),
-        Statistic::Percentile(percentile) => {
-            let share = percentile / 100.0;
-            let seconds = match whole {
-                Some(latency) => latency.quantile(share).seconds,
-                None => {
-                    let kept = [
-                        summary.p50,
-                        summary.p75,
-                        summary.p90,
-                        summary.p95,
-                        summary.p99,
-                        summary.p999,
-                    ];
-                    let at = SERVICE_PERCENTILES.iter().position(|&known| known == percentile);
-                    at.map_or(f64::NAN, |at| kept[at])
-                }
-            };
-            (share, seconds)
-        }
-    };
-    // The mean grows with every request that is still unfinished, the longest time too.
-    let censored = summary.is_censored(share);
-    (seconds, words::at_least(seconds, censored), !censored)
-}
-
 fn read_step(reader: &mut Reader<'_>) -> Result<Option<String>, SloError> {
     reader.skip_blanks();
     if reader.at == reader.text.len() {
@@ -535,77 +319,11 @@ fn read_step(reader: &mut Reader<'_>) -> Result<Option<String>, SloError> {
     Ok(Some(step.to_owned()))
 }
 
-/// A number as short as it can be without losing anything.
-fn short(value: f64) -> String {
-    // What was written with a factor comes back with its rounding error; eleven digits are more than anyone writes.
-    let rounded: f64 = format!("{value:.11e}").parse().unwrap_or(value);
-    format!("{rounded}")
-}
-
-impl fmt::Display for Figure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ResponseTime(statistic) => write!(f, "{statistic}"),
-            Self::ServiceTime(statistic) => write!(f, "service {statistic}"),
-            Self::ErrorShare | Self::ErrorCount => f.write_str("errors"),
-            Self::Rate => f.write_str("rate"),
-        }
-    }
-}
-
-impl fmt::Display for Statistic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Percentile(percentile) => write!(f, "p{percentile}"),
-            Self::Mean => f.write_str("mean"),
-            Self::Max => f.write_str("max"),
-        }
-    }
-}
-
-impl fmt::Display for Slo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.figure, self.comparison.sign())?;
-        match self.figure {
-            Figure::ResponseTime(_) | Figure::ServiceTime(_) => match self.limit {
-                limit if limit >= 1.0 => write!(f, "{}s", short(limit))?,
-                limit if limit >= 1e-3 => write!(f, "{}ms", short(limit * 1e3))?,
-                limit => write!(f, "{}us", short(limit * 1e6))?,
-            },
-            Figure::ErrorShare => write!(f, "{}%", short(self.limit * 100.0))?,
-            Figure::ErrorCount => write!(f, "{}", short(self.limit))?,
-            Figure::Rate => write!(f, "{}/s", short(self.limit))?,
-        }
-        if let Some(step) = &self.step {
-            write!(f, " for {step}")?;
-        }
-        Ok(())
-    }
-}
-
-impl From<Slo> for String {
-    fn from(slo: Slo) -> Self {
-        slo.to_string()
-    }
-}
-
-impl TryFrom<String> for Slo {
-    type Error = SloError;
-
-    fn try_from(text: String) -> Result<Self, SloError> {
-        text.parse()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::tests::read;
     use super::*;
     use proptest::prelude::*;
-
-    fn read(text: &str) -> Slo {
-        text.parse()
-            .unwrap_or_else(|error: SloError| panic!("{text}: {error}"))
-    }
 
     #[test]
     fn what_fingers_write_is_understood() {
@@ -677,65 +395,6 @@ mod tests {
         assert_eq!(error.pointer(), "p99<500 for x\n    ^^^");
         let error = "p99".parse::<Slo>().unwrap_err();
         assert_eq!(error.pointer(), "p99\n   ^");
-    }
-
-    #[test]
-    fn a_figure_that_was_not_measured_meets_no_slo() {
-        assert!(!read("p99<1s").holds_for(f64::NAN));
-        assert!(!read("rate>0/s").holds_for(f64::NAN));
-        assert!(read("errors=0").holds_for(0.0) && !read("errors=0").holds_for(1.0));
-    }
-
-    #[test]
-    fn conditions_are_measured_by_what_they_name() {
-        let result = crate::report::sample::bad();
-        let cases = [
-            ("p50<3ms", true, "2.11 ms"),
-            ("p50<2ms", false, "2.11 ms"),
-            // What was unfinished at the end could be anything above.
-            ("p99<5s", false, "≥2.19 s"),
-            ("mean<5s", false, "≥70.0 ms"),
-            ("service p99<30ms", true, "25.5 ms"),
-            ("errors<12%", false, "12.1 %"),
-            ("errors<=1210", true, "1,210"),
-            // Failures are no throughput.
-            ("rate>=879/s", true, "879/s"),
-            ("rate>900/s", false, "879/s"),
-            ("errors=3 for GET /a/path/that/is/rather/long/3", true, "3"),
-            ("rate>49/s for GET /a/path/that/is/rather/long/3", true, "49.7/s"),
-            ("p99<1s for GET /elsewhere", false, "no such step"),
-        ];
-        for (text, kept, figure) in cases {
-            let found = &evaluate(&[read(text)], &result)[0];
-            assert_eq!((found.kept, found.figure.as_str()), (kept, figure), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_run_in_which_nothing_succeeds_fails_unless_its_conditions_say_otherwise() {
-        let mut result = crate::report::sample::good();
-        result.state = RunState::Finished;
-        assert_eq!(evaluate(&[], &result), []);
-        result.totals.errors = result.totals.requests;
-        let found = evaluate(&[read("rate>0/s")], &result);
-        assert_eq!((found[1].slo.as_str(), found[1].kept), ("errors<100%", false));
-        assert_eq!(evaluate(&[read("errors<=100%")], &result).len(), 1);
-        // How it ends is known at the end.
-        result.state = RunState::Running;
-        assert_eq!(evaluate(&[], &result), []);
-    }
-
-    #[test]
-    fn a_scenario_without_requests_has_errors_too() {
-        let mut result = crate::report::sample::good();
-        result.totals = crate::result::Totals {
-            iterations: 200,
-            failed_iterations: 3,
-            ..Default::default()
-        };
-        let found = evaluate(&[read("errors<1%"), read("errors<=3")], &result);
-        assert_eq!((found[0].kept, found[0].figure.as_str()), (false, "1.50 %"));
-        assert!(found[1].kept);
     }
 
     fn any_slo() -> impl Strategy<Value = Slo> {
