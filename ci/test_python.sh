@@ -9,7 +9,7 @@ export PROCESSION_CRASH_POINTS_EXPECTED=1
 
 claims=$(mktemp -d)
 trap 'rm -rf "$claims"' EXIT
-run() { "${VENV:-.venv}/bin/python" -X dev -m pytest -q --claims "$claims" "$@"; }
+run() { "${VENV:-.venv}/bin/python" -X dev -m pytest -q --claims="$claims" "$@"; }
 
 run --backwards "$@" >"$claims/.backwards.log" 2>&1 &
 other=$!
