@@ -253,8 +253,8 @@ def wait(line, caller, is_interrupt_blocked):
             os._exit(0)
         try:
             message, received, flags, _ = socket.recv_fds(server, 1 << 16, 256)
-        except ConnectionResetError:
-            # Gone, with an answer unread.
+        except (ConnectionResetError, MemoryError):
+            # Gone, with an answer unread; or there is no room for an order, let alone for a process.
             message = b""
         if not message:
             os._exit(0)

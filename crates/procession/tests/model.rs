@@ -63,7 +63,7 @@ impl Ring {
         let channel = Arc::new(Channel::create(geometry, 0).unwrap());
         (0..SEATS).for_each(|seat| Self::sit_down(&channel, seat));
         Ring {
-            dispatcher: Dispatcher::new(channel.clone()),
+            dispatcher: Dispatcher::new(channel.clone()).unwrap(),
             channel,
             ready: VecDeque::new(),
             claimed: HashMap::new(),

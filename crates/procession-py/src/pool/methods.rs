@@ -48,7 +48,7 @@ impl PoolBase {
             .header()
             .watch
             .describe(&prefix, first_number, start_method);
-        let dispatcher = Dispatcher::new(channel.clone());
+        let dispatcher = Dispatcher::new(channel.clone()).map_err(os_error)?;
         let results = Event::new().map_err(os_error)?;
         let caller = process::pidfd_open(std::process::id())
             .and_then(socket::above_standard)

@@ -52,10 +52,10 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io:
     }
 }
 
-/// Receives one message into `bytes` (at most [`MAX_MESSAGE_BYTES`]) with its descriptors; an empty one means that the
-/// other end is gone.
+/// Receives one message (at most [`MAX_MESSAGE_BYTES`]) with its descriptors; an empty one means that the other end is gone.
 pub fn receive(socket: BorrowedFd<'_>, wait: bool) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-    let mut bytes = vec![0u8; MAX_MESSAGE_BYTES];
+    // On the stack: most messages are a few bytes long, and a process that runs out of memory must be able to hear why.
+    let mut bytes = [0; MAX_MESSAGE_BYTES];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = if wait {
@@ -70,14 +70,13 @@ pub fn receive(socket: BorrowedFd<'_>, wait: bool) -> io::Result<(Vec<u8>, Vec<O
             Err(e) => return Err(e.into()),
         }
     };
-    bytes.truncate(received.bytes);
     let mut fds = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {
             fds.extend(received);
         }
     }
-    Ok((bytes, fds))
+    Ok((bytes[..received.bytes].to_vec(), fds))
 }
 
 /// A second descriptor of the same open file, closed on exec.

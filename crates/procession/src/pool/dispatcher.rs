@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,12 +111,21 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     /// The dispatcher of a fresh channel.
-    pub fn new(channel: Arc<Channel>) -> Self {
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::OutOfMemory`], if some bytes for each slot are not to be had.
+    pub fn new(channel: Arc<Channel>) -> io::Result<Self> {
         let geometry = channel.geometry();
-        Dispatcher {
+        let slots = geometry.slots as usize;
+        let mut in_flight = Vec::new();
+        in_flight
+            .try_reserve_exact(slots)
+            .map_err(|_| io::ErrorKind::OutOfMemory)?;
+        in_flight.resize(slots, false);
+        Ok(Dispatcher {
             vacant: Vec::new(),
             fresh: 0,
-            in_flight: vec![false; geometry.slots as usize],
+            in_flight,
             in_flight_count: 0,
             room: 0,
             taken: (0..geometry.seats).map(|_| AtomicU64::new(0)).collect(),
@@ -123,7 +133,7 @@ impl Dispatcher {
             ended: Vec::new(),
             queue: None,
             channel,
-        }
+        })
     }
 
     /// The shared memory.

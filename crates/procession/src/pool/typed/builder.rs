@@ -231,7 +231,8 @@ impl PoolBuilder {
             options.timeout,
             options.start_method == StartMethod::Spawn,
             options.retries,
-        );
+        )
+        .map_err(Error::os("keep a pool's books"))?;
         let results = Event::new().map_err(Error::os("make an event"))?;
         let waiter = Waiter::new(channel.clone(), ledger.dispatcher.taken(), results);
         let lines = starter.start(&channel, waiter.results())?;

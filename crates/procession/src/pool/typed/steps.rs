@@ -78,7 +78,7 @@ fn shared() -> Arc<Shared> {
         class_bytes: 1 << 22,
     };
     let channel = Arc::new(Channel::create(geometry, 1 << 20).unwrap());
-    let ledger = Ledger::new(channel.clone(), None, false, 0);
+    let ledger = Ledger::new(channel.clone(), None, false, 0).unwrap();
     let waiter = Waiter::new(channel.clone(), ledger.dispatcher.taken(), Event::new().unwrap());
     {
         let options = PoolOptions::default();

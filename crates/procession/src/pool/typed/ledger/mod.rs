@@ -11,6 +11,7 @@ mod slots;
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::thread::{self, ThreadId};
@@ -221,9 +222,14 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub fn new(channel: Arc<Channel>, timeout: Option<Duration>, spawned: bool, retries: u32) -> Self {
-        Ledger {
-            dispatcher: Dispatcher::new(channel.clone()),
+    pub fn new(
+        channel: Arc<Channel>,
+        timeout: Option<Duration>,
+        spawned: bool,
+        retries: u32,
+    ) -> io::Result<Self> {
+        Ok(Ledger {
+            dispatcher: Dispatcher::new(channel.clone())?,
             channel,
             functions: HashMap::new(),
             last_function: ((0, 0), 0),
@@ -249,7 +255,7 @@ impl Ledger {
             flows: Vec::new(),
             joining: None,
             trash: Vec::new(),
-        }
+        })
     }
 
     /// Refuses new tasks when the pool takes none.
