@@ -27,19 +27,20 @@ MODULE = """
 
 
 def test_each_test_runs_once_and_each_module_in_one_run(tmp_path):
-    (tmp_path / "conftest.py").write_text(
+    tests, claims = tmp_path / "tests", tmp_path / "claims"
+    tests.mkdir()
+    claims.mkdir()
+    (tests / "conftest.py").write_text(
         "from lanes import pytest_addoption, pytest_collection_modifyitems, pytest_runtestloop  # noqa: F401\n"
     )
     names = [f"test_{letter}" for letter in "abcdef"]
     for name in names:
-        (tmp_path / f"{name}.py").write_text(textwrap.dedent(MODULE))
-    claims = tmp_path / "claims"
-    claims.mkdir()
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=.", "--claims", claims, "."]
+        (tests / f"{name}.py").write_text(textwrap.dedent(MODULE))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir=.", f"--claims={claims}", "."]
     runs = [
         subprocess.Popen(
             [*command, *more],
-            cwd=tmp_path,
+            cwd=tests,
             env={**os.environ, "PYTHONPATH": THIS_DIRECTORY},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -49,7 +50,7 @@ def test_each_test_runs_once_and_each_module_in_one_run(tmp_path):
     ]
     outputs = [run.communicate(timeout=40)[0] for run in runs]
     assert sorted(run.returncode for run in runs) == [0, 1], outputs
-    lines = [line.split() for line in (tmp_path / "ran").read_text().splitlines()]
+    lines = [line.split() for line in (tests / "ran").read_text().splitlines()]
     assert sorted((name, int(number)) for name, number, _ in lines) == [(name, n) for name in names for n in range(4)]
     runs_of = {name: {pid for module, _, pid in lines if module == name} for name in names}
     assert all(len(pids) == 1 for pids in runs_of.values()), runs_of
