@@ -8,7 +8,8 @@ cd "$(dirname "$0")/.."
 export PROCESSION_CRASH_POINTS_EXPECTED=1
 
 claims=$(mktemp -d)
-trap 'rm -rf "$claims"' EXIT
+other=
+trap '[[ -z $other ]] || kill "$other" 2>/dev/null || true; rm -rf "$claims"' EXIT
 run() { "${VENV:-.venv}/bin/python" -X dev -m pytest -q --claims="$claims" "$@"; }
 
 run --backwards "$@" >"$claims/.backwards.log" 2>&1 &
@@ -17,6 +18,7 @@ status=0
 run "$@" || status=$?
 other_status=0
 wait "$other" || other_status=$?
+other=
 echo "the other half:"
 cat "$claims/.backwards.log"
 exit $((status != 0 ? status : other_status))

@@ -98,15 +98,17 @@ def _pack(pool, method):
     return buffer.getvalue(), spawning.descriptors
 
 
+def program_of(module, function, statement):
+    """A program in one line, in which this function of a module of this package is known to the statement."""
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return f"import sys; sys.path.append({home!r}); from procession.{module} import {function}; {statement}"
+
+
 def command(function, *arguments):
     """The command line of a clean interpreter that calls a function of `procession._zygote`."""
     from multiprocessing import spawn
 
-    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    program = (
-        f"import sys; sys.path.append({home!r}); from procession._zygote import {function}; "
-        f"{function}({', '.join(map(repr, arguments))})"
-    )
+    program = program_of("_zygote", function, f"{function}({', '.join(map(repr, arguments))})")
     executable = os.fsdecode(spawn.get_executable())
     return os.fsencode(executable), [executable, *_util._args_from_interpreter_flags(), "-c", program]
 

@@ -40,46 +40,46 @@ _NAME = "mp-template"
 
 
 class _Template:
-    """The template of this process."""
+    """The template of this process. It inherits that SIGINT is blocked, as it must be while it is started."""
 
-    def __init__(self, executable, options, circumstances):
-        import signal
+    def __init__(self, executable, options, circumstances, is_interrupt_blocked):
         import socket
 
-        from ._start import execute
+        from ._start import execute, program_of
         from ._zygote import _above_standard, _high
 
         self.circumstances = circumstances
         self.is_ready = False
+        self.pid = None
         self._orders = 0
-        self._pid = None
+        # Its number alone would do as long as nobody else waits for any child of this process.
+        self._pidfd = None
         self._line, theirs = (_above_standard(s) for s in socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         caller = None
-        # Ctrl-C is for the processes that are cloned from it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
         try:
             caller = _high(os.pidfd_open(os.getpid()))
-            home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-            program = (
-                f"import sys; sys.path.append({home!r}); from procession._template import wait; "
-                f"exec(wait({theirs.fileno()}, {caller}, {signal.SIGINT in mask}))"
-            )
-            arguments = [*options, "-c", program, "--multiprocessing-fork"]
-            self._pid = execute(executable, arguments, [theirs.fileno(), caller])
+            call = f"exec(wait({theirs.fileno()}, {caller}, {is_interrupt_blocked}))"
+            arguments = [*options, "-c", program_of("_template", "wait", call), "--multiprocessing-fork"]
+            self.pid = execute(executable, arguments, [theirs.fileno(), caller])
+            self._pidfd = _high(os.pidfd_open(self.pid))
         except BaseException:
+            if self._pidfd is None and self.pid is not None:
+                # It ends by the end of its line.
+                self._line.close()
+                os.waitpid(self.pid, 0)
             self.dismiss()
             raise
         finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             theirs.close()
             if caller is not None:
                 os.close(caller)
 
     def is_running(self):
-        try:
-            return os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-        except ChildProcessError:
-            return False
+        import select
+
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        return not poller.poll(0)
 
     def becomes_ready(self):
         """Whether it is ready, or is so soon; None if it never will be."""
@@ -100,8 +100,6 @@ class _Template:
 
     def clone(self, program, descriptors):
         """Has it cloned; returns the new process's pid, or None if that cannot be."""
-        import signal
-
         from . import _native
 
         descriptors = sorted({0, 1, 2, *descriptors})
@@ -110,28 +108,36 @@ class _Template:
         line = self._line.fileno()
         answer = _native.order(line, self._orders, text, descriptors, _PATIENCE_SECONDS)
         if answer is None:
-            # Not reaped yet, so the number is still its own. When nobody has the other end of the line any more, there is
-            # no clone either.
-            os.kill(self._pid, signal.SIGKILL)
+            # When nobody has the other end of the line any more, there is no clone either.
+            self._kill()
             answer = _native.late_answer(line, self._orders, _PATIENCE_SECONDS)
         return answer if answer is not None and answer > 0 else None
 
-    def dismiss(self):
-        self._line.close()
-        if self._pid is not None:
-            import signal
+    def _kill(self):
+        import signal
 
-            pid, self._pid = self._pid, None
+        try:
+            # It has nothing to lose.
+            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def dismiss(self):
+        if self._pidfd is not None:
+            self._kill()
             try:
-                # It has nothing to lose.
-                os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-            except (ChildProcessError, ProcessLookupError):
+                os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+            except ChildProcessError:
+                # Somebody who waits for any child was quicker.
                 pass
+        self.forget()
 
     def forget(self):
-        """In a forked child: lets go of what is the parent's."""
+        """Lets go of it. In a forked child that is all: it is the parent's."""
         self._line.close()
+        pidfd, self._pidfd = self._pidfd, None
+        if pidfd is not None:
+            os.close(pidfd)
 
 
 _template = None
@@ -209,11 +215,17 @@ def _clone(executable, arguments, descriptors):
 
 def _begin(executable, options, circumstances):
     global _template, _owner
+    import signal
+
+    # Ctrl-C is for the processes that are cloned from it; and none comes here before it is known that there is a template.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
-        _template = _Template(executable, options, circumstances)
+        _template = _Template(executable, options, circumstances, signal.SIGINT in mask)
     except OSError:
         # Then there is hardly room for a process.
         return
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if _owner != os.getpid():
         from multiprocessing import util
 
@@ -232,9 +244,12 @@ def wait(line, caller, is_interrupt_blocked):
     import signal
     import socket
 
-    _preload()
-    from . import _native
-
+    try:
+        _preload()
+        from . import _native, _zygote
+    except BaseException:
+        # What is wrong is said by the processes that are executed in the place of clones.
+        os._exit(1)
     for descriptor in (line, caller):
         os.set_inheritable(descriptor, False)
     if not _native.can_clone_sibling() or _is_traced():
@@ -262,7 +277,7 @@ def wait(line, caller, is_interrupt_blocked):
         targets = [int(target) for target in targets.split()]
         try:
             if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC) or len(targets) != len(received):
-                raise _too_many_descriptors()
+                raise _zygote._too_many_descriptors()
             pid = _native.clone_sibling()
         except OSError as error:
             _tell(server, f"{number} {-(error.errno or 1)}")
@@ -334,9 +349,3 @@ def _place(received, targets):
         os.dup2(descriptor, target, inheritable=True)
     for descriptor in moved:
         os.close(descriptor)
-
-
-def _too_many_descriptors():
-    import errno
-
-    return OSError(errno.EMFILE, os.strerror(errno.EMFILE))

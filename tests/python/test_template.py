@@ -40,14 +40,14 @@ PRELUDE = """
 
     def template():
         found = _template._template
-        return None if found is None else found._pid
+        return None if found is None else found.pid
 
     def make_template():
         for _ in range(200):
             run(nothing)
             found = _template._template
             if found is not None and found.is_ready:
-                return found._pid
+                return found.pid
         raise AssertionError("there is no template")
 """
 
@@ -295,6 +295,26 @@ def test_a_killed_template_costs_nothing(tmp_path):
 """),
     )
     assert program.lines() == ["3 True", "True True"]
+
+
+def test_a_template_that_somebody_else_reaps_costs_nothing(tmp_path):
+    program = run_program(
+        tmp_path,
+        script("""
+    if __name__ == "__main__":
+        first = make_template()
+        os.kill(first, signal.SIGKILL)
+        # As a program does that waits for any child.
+        while os.waitpid(-1, 0)[0] != first:
+            pass
+        print(run(sys.exit, 3))
+        print(make_template() != first, ask(is_clone))
+        os.kill(template(), signal.SIGKILL)
+        os.waitpid(template(), 0)
+"""),
+    )
+    assert program.lines() == ["3", "True True"]
+    assert program.stderr() == ""
 
 
 def test_a_template_that_is_killed_while_it_is_asked_costs_nothing(tmp_path):

@@ -53,6 +53,39 @@ const SCENARIOS: &[Scenario] = &[
         exit_code: 0,
     },
     Scenario {
+        name: "sibling_is_a_child_of_its_makers_parent",
+        program: || {
+            if !os::can_clone_sibling() {
+                print!("[Some(1), Some(2)]");
+                return;
+            }
+            let me = std::process::id();
+            // SAFETY: this program has one thread.
+            if let os::Forked::Child = unsafe { os::fork() }.unwrap() {
+                let generation = os::generation();
+                // SAFETY: as above.
+                let code = match unsafe { os::clone_sibling() } {
+                    Ok(os::Forked::Parent(_)) => 1,
+                    Ok(os::Forked::Child)
+                        if os::parent_pid() == me
+                            && os::thread_number() == std::process::id()
+                            && os::generation() != generation =>
+                    {
+                        2
+                    }
+                    Ok(os::Forked::Child) => 3,
+                    Err(_) => 4,
+                };
+                os::exit_now(code);
+            }
+            let mut codes = [0; 2].map(|_| os::wait_any_child(false).unwrap().unwrap().1.code());
+            codes.sort();
+            print!("{codes:?}");
+        },
+        output: "[Some(1), Some(2)]",
+        exit_code: 0,
+    },
+    Scenario {
         name: "end_of_main_waits_for_processes_and_terminates_daemons",
         program: || {
             Process::new(|| {

@@ -242,6 +242,9 @@ pub fn os_error(e: std::io::Error) -> PyErr {
             let text = text.split(" (os error").next().unwrap_or(&text).to_string();
             PyOSError::new_err((number, text))
         }
+        None if e.kind() == std::io::ErrorKind::OutOfMemory => {
+            PyMemoryError::new_err("there is not enough memory")
+        }
         None => PyOSError::new_err(e.to_string()),
     }
 }

@@ -133,3 +133,19 @@ fn numbers<const N: usize>(told: &mut Vec<u8>, numbers: [u64; N]) {
         told.extend_from_slice(&number.to_ne_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn circumstances_are_equal_until_something_changes() {
+        let before = circumstances().unwrap();
+        assert_eq!(circumstances().unwrap(), before);
+        let slack = rustix::thread::current_timer_slack().unwrap();
+        rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(slack + 1)).unwrap();
+        assert_ne!(circumstances().unwrap(), before);
+        rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(slack)).unwrap();
+        assert_eq!(circumstances().unwrap(), before);
+    }
+}

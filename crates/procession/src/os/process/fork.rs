@@ -77,7 +77,8 @@ pub fn forks() -> u32 {
 }
 
 /// A number that differs between a process and its forked children: who stores it beside an object recognises later that
-/// the object was made by another process. Every `fork` of libc counts, whoever called it (raw `clone` calls do not).
+/// the object was made by another process. Every `fork` of libc counts, whoever called it (of raw `clone` calls only
+/// [`super::clone_sibling`] does).
 ///
 /// Reading it costs one relaxed load, and takes no lock that a vanished thread could hold.
 #[inline]

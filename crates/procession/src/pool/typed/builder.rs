@@ -232,7 +232,7 @@ impl PoolBuilder {
             options.start_method == StartMethod::Spawn,
             options.retries,
         )
-        .map_err(Error::os("keep a pool's books"))?;
+        .map_err(Error::os("allocate memory for a pool"))?;
         let results = Event::new().map_err(Error::os("make an event"))?;
         let waiter = Waiter::new(channel.clone(), ledger.dispatcher.taken(), results);
         let lines = starter.start(&channel, waiter.results())?;
