@@ -49,6 +49,9 @@ def test_snapshot_sees_an_orphan(how):
     os.close(reading)
     os.close(writing)
     assert leftovers.wait_until(lambda: leftovers.process_info(orphan).parent_pid != child)
+    # In the midst of its execve a process shows no environment.
+    assert leftovers.wait_until(lambda: how == "fork" or "time.sleep(60)" in leftovers.process_info(orphan).command)
+    assert leftovers.wait_until(lambda: leftovers._read(f"/proc/{orphan}/environ"))
     assert any(f"process {orphan} " in line for line in before.differences())
     os.kill(orphan, signal.SIGKILL)
     assert before.settle() == []
