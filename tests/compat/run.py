@@ -36,6 +36,8 @@ SUITES = ("multiprocessing", "main", "futures")
 SECONDS_PER_TEST = 120.0
 # What a test may need beside its own time: importing, and what its module does before and after.
 START_SECONDS = 60.0
+# How long what a process has left may take to end.
+END_SECONDS = 5.0
 
 
 @dataclass
@@ -207,7 +209,9 @@ class Job:
         try:
             while True:
                 try:
-                    return process.wait(0.2)
+                    ended = process.wait(0.2)
+                    self._wait_for_group(process.pid)
+                    return ended
                 except subprocess.TimeoutExpired:
                     pass
                 now_size = report.stat().st_size
@@ -221,6 +225,17 @@ class Job:
             except ProcessLookupError:
                 pass
             process.wait()
+
+    def _wait_for_group(self, group: int) -> None:
+        """Gives what the process has left time to end by itself: the standard library's resource tracker removes the names
+        of semaphores then, which would stay if it were killed."""
+        deadline = time.monotonic() + END_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(group, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.01)
 
 
 def table(outcomes: list[Outcome]) -> str:
