@@ -31,6 +31,10 @@ except ImportError:  # Before Python 3.11; pytest brings it there.
     import tomli as tomllib
 
 HERE = Path(__file__).resolve().parent
+sys.path.append(str(HERE.parent / "python"))
+
+from dev_shm import take_a_private_dev_shm  # noqa: E402 - it is found there only
+
 START_METHODS = ("fork", "spawn", "forkserver")
 SUITES = ("multiprocessing", "main", "futures")
 SECONDS_PER_TEST = 120.0
@@ -313,6 +317,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Runs what the options say; returns an exit code."""
     options = parse(arguments)
+    # CPython's test module makes a semaphore when it is imported, whose name stays if a test kills its process just then.
+    take_a_private_dev_shm()
     expected = read_expected()
     jobs: list[Job] = []
     outcomes: list[Outcome] = []

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
 import os
@@ -27,6 +26,7 @@ import leftovers
 import pytest
 import watchdog
 from command_harness import folder, mark  # noqa: F401 - fixtures
+from dev_shm import take_a_private_dev_shm
 from lanes import pytest_addoption, pytest_collection_modifyitems, pytest_runtestloop  # noqa: F401
 from load_harness import server  # noqa: F401 - a fixture
 from process_harness import script  # noqa: F401 - a fixture
@@ -50,23 +50,9 @@ def _fail_test() -> None:
     pytest.fail("the test's time is over; the watchdog's report shows where each process was", pytrace=True)
 
 
-def _take_a_private_dev_shm() -> None:
-    """Gives this process and its descendants a /dev/shm where nobody else's files come and go, if we may have one.
-
-    Where we may not, :mod:`leftovers` looks who has a file.
-    """
-    CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x00020000, 0x4000, 1 << 18
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(CLONE_NEWNS) != 0:
-        return
-    # Else the mount below would show up outside, too.
-    if libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None) == 0:
-        libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", ctypes.c_ulong(0), b"mode=1777")
-
-
 def pytest_configure(config: pytest.Config) -> None:
     global _watchdog
-    _take_a_private_dev_shm()
+    take_a_private_dev_shm()
     # Tests let processes crash; nobody will look at their core files.
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     # Capturing replaces descriptor 2 later; reports are for whoever watches the run.
