@@ -160,7 +160,9 @@ def contestants(row: str, ports: Ports, seconds: int) -> List[Contestant]:
         return [us(secure, 64, "h2:8"), h2load(secure, 8, "-m8"), oha(secure, 8, "--http2", "-p", "8")]
     if row == "rate":
         rate = h2load(url, 64, "--h1", "--rps", str(10_000 / 64))
-        return [us(url, 64, "rate:10000"), rate, oha(url, 64, "-q", "10000", "--latency-correction")]
+        # No rival, but the least that whoever sends each request at its own moment has to spend.
+        waking = us(url, 64, "wakes:10000")._replace(name="(waking)")
+        return [us(url, 64, "rate:10000"), waking, rate, oha(url, 64, "-q", "10000", "--latency-correction")]
     raise ValueError(row)
 
 

@@ -1,7 +1,11 @@
 //! Requests a URL as fast as it can for some seconds, and prints what that cost: what `make bench-load` compares with rivals.
 //!
-//! `bench_url URL CONNECTIONS SECONDS [PROCESSES] [keep|close|h2:STREAMS|rate:PER_SECOND]`
+//! `bench_url URL CONNECTIONS SECONDS [PROCESSES] [keep|close|h2:STREAMS|rate:PER_SECOND|wakes:PER_SECOND]`
+//!
+//! With `wakes` it requests nothing, and only wakes up whenever a request would be due: what no generator can do without
+//! that sends each request at its moment.
 
+use procession::os::time::sleep_until_ns;
 use procession_load::plan::{HttpTarget, HttpVersion, Pacing, Plan, Target};
 use procession_load::Run;
 use std::time::Duration;
@@ -12,6 +16,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut target = HttpTarget::get(arguments.first().ok_or("which URL?")?)?;
     target.tls.insecure = true;
     let (connections, seconds, processes) = (number(1, 64)?, number(2, 5)?, number(3, 1)?);
+    if let Some(("wakes", per_second)) = arguments.get(4).and_then(|mode| mode.split_once(':')) {
+        return wake(per_second.parse()?, seconds);
+    }
     let mut pacing = Pacing::users(connections);
     match arguments.get(4).map_or("keep", String::as_str).split_once(':') {
         Some(("h2", streams)) => {
@@ -49,5 +56,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for error in result.errors {
         println!("{} {}: {}", error.count, error.kind, error.example);
     }
+    Ok(())
+}
+
+fn wake(per_second: u64, seconds: u32) -> Result<(), Box<dyn std::error::Error>> {
+    rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1))?;
+    let start_ns = procession_load::now_ns();
+    let count = per_second * u64::from(seconds);
+    for number in 1..=count {
+        sleep_until_ns(start_ns + number * 1_000_000_000 / per_second);
+    }
+    println!("requests {count} errors 0 of none");
     Ok(())
 }

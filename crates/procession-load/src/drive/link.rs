@@ -14,6 +14,8 @@ pub(super) struct Link<L> {
     pub(super) link: Option<L>,
     /// So that what the kernel told of an earlier link in this place is not taken for this one's.
     pub(super) generation: u32,
+    /// Whether it is among those that cannot wait.
+    pub(super) restless: bool,
 }
 
 impl<'w, P: Protocol> Driver<'w, P> {
@@ -65,7 +67,27 @@ impl<'w, P: Protocol> Driver<'w, P> {
             if self.has_rate {
                 self.note_users();
             }
+            self.note_unrest(link_number);
         }
+    }
+
+    /// Counts a link among those that cannot wait, or no longer.
+    #[inline]
+    pub(super) fn note_unrest(&mut self, link_number: u32) {
+        if !self.has_rate {
+            return;
+        }
+        let entry = &mut self.links[link_number as usize];
+        let restless = entry
+            .link
+            .as_ref()
+            .is_some_and(|link| !self.protocol.can_wait(link));
+        match (entry.restless, restless) {
+            (false, true) => self.restless_links += 1,
+            (true, false) => self.restless_links -= 1,
+            _ => {}
+        }
+        entry.restless = restless;
     }
 
     /// The places whose requests this link carries now.
@@ -120,12 +142,14 @@ impl<'w, P: Protocol> Driver<'w, P> {
             self.unflushed.push(link_number);
         }
         let stream = number % self.protocol.streams();
-        match &mut self.links[link_number as usize].link {
+        let begun = match &mut self.links[link_number as usize].link {
             Some(link) => self
                 .protocol
                 .begin(link, stream, request, now, self.worker.recorder()),
             None => Ok(()),
-        }
+        };
+        self.note_unrest(link_number);
+        begun
     }
 
     #[inline]
@@ -183,10 +207,11 @@ impl<'w, P: Protocol> Driver<'w, P> {
                 .get(place as usize)
                 .is_some_and(|place| place.state == PlaceState::Busy)
             {
-                self.end(place, ended.ended_ns, outcome, &ended);
+                self.end(place, now, outcome, &ended);
             }
         }
         self.ended = ended;
+        self.note_unrest(link_number);
         now
     }
 

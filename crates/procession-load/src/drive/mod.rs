@@ -21,12 +21,17 @@ use crate::run::{Phase, Worker, Workload};
 use crate::schedule::Random;
 use link::Link;
 use place::{Place, PlaceState};
+use procession::os::time::sleep_until_ns;
 pub(crate) use protocol::{Ended, Protocol, Request, Turn};
 use std::marker::PhantomData;
 use timers::Timers;
 
 /// The longest sleep: how soon a stop is noticed.
 const LONGEST_SLEEP_NS: u64 = 50_000_000;
+
+/// The longest time for which responses are left unread that could be read. Also a server that sends as fast as it can
+/// does not have to wait for us within it.
+const LONGEST_REST_NS: u64 = 200_000;
 
 /// A workload of this protocol; each worker makes its own.
 pub(crate) struct Driven<P, F> {
@@ -76,6 +81,8 @@ struct Driver<'w, P: Protocol> {
     busy: u32,
     present: u32,
     open_links: u32,
+    /// How many links have to be served as soon as there is something to do for them.
+    restless_links: u32,
     has_rate: bool,
     random: Random,
     timeout_ns: u64,
@@ -94,7 +101,7 @@ struct Driver<'w, P: Protocol> {
 }
 
 impl<'w, P: Protocol> Driver<'w, P> {
-    fn new(protocol: P, worker: &'w mut Worker) -> Result<Driver<'w, P>, String> {
+    fn new(mut protocol: P, worker: &'w mut Worker) -> Result<Driver<'w, P>, String> {
         let plan = worker.plan().clone();
         let steps: Vec<StepId> = protocol
             .requests()
@@ -122,6 +129,9 @@ impl<'w, P: Protocol> Driver<'w, P> {
             sent_ns: 0,
         };
         let random = worker.random().clone();
+        if has_rate {
+            protocol.note_arrivals();
+        }
         Ok(Driver {
             protocol,
             poller: Poller::new().map_err(|error| format!("cannot wait for the network: {error}"))?,
@@ -133,6 +143,7 @@ impl<'w, P: Protocol> Driver<'w, P> {
                 .map(|_| Link {
                     link: None,
                     generation: 0,
+                    restless: false,
                 })
                 .collect(),
             idle: Vec::new(),
@@ -141,6 +152,7 @@ impl<'w, P: Protocol> Driver<'w, P> {
             busy: 0,
             present: 0,
             open_links: 0,
+            restless_links: 0,
             has_rate,
             random,
             timeout_ns,
@@ -182,9 +194,13 @@ impl<'w, P: Protocol> Driver<'w, P> {
             if P::FLUSHES {
                 self.flush();
             }
-            self.worker.turned(now);
             let sleep_ns = self.time_to_sleep(now);
-            self.poller.wait_into(sleep_ns, &mut ready)?;
+            let rests = self.responses_can_wait(sleep_ns);
+            if !rests {
+                self.worker.turned(now);
+            }
+            self.poller
+                .wait_into(if rests { 0 } else { sleep_ns }, &mut ready)?;
             ready.append(&mut self.unread);
             now = now_ns();
             for &(token, readiness) in &ready {
@@ -192,6 +208,10 @@ impl<'w, P: Protocol> Driver<'w, P> {
                 if P::FLUSHES {
                     self.flush();
                 }
+            }
+            if rests {
+                self.worker.turned(now);
+                now = self.rest(now);
             }
         }
         self.count_the_unfinished(now_ns());
@@ -205,6 +225,26 @@ impl<'w, P: Protocol> Driver<'w, P> {
             phase == Phase::Running && self.worker.may_begin(now)
         };
         self.busy == 0 && self.stillborn.is_empty() && self.done.is_empty() && !may_begin
+    }
+
+    /// Whether those responses that come before the next request is due may lie there until then: it wakes us anyway, and the
+    /// kernel notes when they came. A core that sleeps and wakes for each of both spends more on that than on the requests.
+    fn responses_can_wait(&self, sleep_ns: u64) -> bool {
+        self.has_rate
+            && self.restless_links == 0
+            && !self.idle.is_empty()
+            && sleep_ns <= LONGEST_REST_NS
+            && self.worker.next_due_ns().is_some()
+    }
+
+    /// Sleeps until the next request is due, if it still can; gives the present.
+    fn rest(&mut self, now: u64) -> u64 {
+        let sleep_ns = self.time_to_sleep(now);
+        if sleep_ns == 0 || !self.responses_can_wait(sleep_ns) {
+            return now;
+        }
+        sleep_until_ns(now + sleep_ns);
+        now_ns()
     }
 
     fn time_to_sleep(&self, now: u64) -> u64 {
@@ -287,7 +327,7 @@ impl<'w, P: Protocol> Driver<'w, P> {
                     format!("no connection within {limit} s"),
                 )
             };
-            self.end(number, now, Err(failure), &Ended::default());
+            self.end(number, now, Err(failure), &Ended::at(now));
         }
     }
 

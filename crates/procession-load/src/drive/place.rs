@@ -124,6 +124,7 @@ impl<P: Protocol> Driver<'_, P> {
                 if let Some(ended) = self.protocol.begun(link, stream, now) {
                     self.done.push((number, ended));
                 }
+                self.note_unrest(link_number);
             }
         }
     }
@@ -139,10 +140,11 @@ impl<P: Protocol> Driver<'_, P> {
         }
         for (place, failure) in std::mem::take(&mut self.stillborn) {
             let now = now_ns();
-            self.end(place, now, Err(failure), &Ended::default());
+            self.end(place, now, Err(failure), &Ended::at(now));
         }
     }
 
+    /// Counts what became of a place's request, and goes on from now.
     #[inline]
     pub(super) fn end(&mut self, number: u32, now: u64, outcome: Result<(), Failure>, ended: &Ended) {
         let place = &mut self.places[number as usize];
@@ -151,12 +153,15 @@ impl<P: Protocol> Driver<'_, P> {
             sent_ns: place.sent_ns,
             written_ns: ended.written_ns,
             first_byte_ns: ended.first_byte_ns,
-            ended_ns: now,
+            ended_ns: ended.ended_ns,
             bytes_received: ended.bytes_received,
             status: ended.status,
         };
         let step = self.steps[place.request as usize];
         self.busy -= 1;
+        if self.has_rate && ended.is_noted {
+            self.worker.recorder().noted();
+        }
         match outcome {
             Ok(()) => {
                 place.failures_in_a_row = 0;
@@ -179,7 +184,7 @@ impl<P: Protocol> Driver<'_, P> {
         }
     }
 
-    /// What a place does next whose request has ended just now.
+    /// What a place does next whose request has ended.
     #[inline]
     fn go_on(&mut self, number: u32, now: u64, pause_ns: u64) {
         if self.has_rate {

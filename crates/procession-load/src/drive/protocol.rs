@@ -21,10 +21,23 @@ pub(crate) struct Ended {
     pub stream: u32,
     pub written_ns: u64,
     pub first_byte_ns: u64,
+    /// When its response was complete, which may be a while before it was read: see [`Protocol::note_arrivals`].
     pub ended_ns: u64,
+    /// Whether that is the kernel's word, so that it does not matter whether this process had to wait for a core.
+    pub is_noted: bool,
     pub bytes_received: u64,
     pub status: u16,
     pub failure: Option<Failure>,
+}
+
+impl Ended {
+    /// One of which nothing else is known than when that was.
+    pub(crate) fn at(ended_ns: u64) -> Ended {
+        Ended {
+            ended_ns,
+            ..Ended::default()
+        }
+    }
 }
 
 /// What a link needs to know, and where it tells what has ended, while it is served.
@@ -86,6 +99,15 @@ pub(crate) trait Protocol {
     /// Sends what waits.
     fn flush(&mut self, _link: &mut Self::Link) -> Result<(), Failure> {
         Ok(())
+    }
+
+    /// Has links note when their responses arrive, whenever it is that they are read.
+    fn note_arrivals(&mut self) {}
+
+    /// Whether there is nothing to do for this link but to read its response, which may wait a little, as it is known when
+    /// it arrived.
+    fn can_wait(&self, _link: &Self::Link) -> bool {
+        false
     }
 
     /// What it is counted as when there is no response in time.

@@ -29,6 +29,7 @@ pub(crate) struct Http1 {
     bodiless: Vec<bool>,
     servers: Vec<Server>,
     keep_alive: bool,
+    notes_arrivals: bool,
     dns: Dns,
     buffer: Box<[u8]>,
     /// What comes in secured is put here first.
@@ -169,6 +170,7 @@ impl Http1 {
             .into_boxed_slice(),
             servers,
             keep_alive: target.keep_alive,
+            notes_arrivals: false,
             dns: target.dns,
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
         })
@@ -246,6 +248,7 @@ impl Http1 {
             written_ns: link.written_ns,
             first_byte_ns: link.first_byte_ns,
             ended_ns: now,
+            is_noted: link.stream.has_noted_arrival(),
             bytes_received: link.received_bytes,
             status: link.parser.status(),
             failure,
@@ -289,14 +292,18 @@ impl Protocol for Http1 {
             server.endpoint.look_up()?;
             dns_ns = Some(crate::now_ns().saturating_sub(now_ns));
         }
+        let mut stream = Stream::open(
+            &server.endpoint,
+            server.tls.as_ref(),
+            !self.keep_alive,
+            dns_ns,
+            now_ns,
+        )?;
+        if self.notes_arrivals {
+            stream.note_arrivals();
+        }
         Ok(Link {
-            stream: Stream::open(
-                &server.endpoint,
-                server.tls.as_ref(),
-                !self.keep_alive,
-                dns_ns,
-                now_ns,
-            )?,
+            stream,
             endpoint,
             address: server.endpoint.chosen(),
             number,
@@ -360,6 +367,7 @@ impl Protocol for Http1 {
                 Received::Bytes(n, more) => (n, more),
             };
             turn.now_ns = now_ns();
+            let arrived_ns = link.stream.arrived_ns(link.written_ns, turn.now_ns);
             if link.request.is_none() {
                 turn.recorder.error(
                     ErrorKind::Protocol,
@@ -367,7 +375,7 @@ impl Protocol for Http1 {
                 );
                 return Ok(false);
             }
-            if let Some(mut ended) = self.take(link, n, turn.now_ns)? {
+            if let Some(mut ended) = self.take(link, n, arrived_ns)? {
                 if link.own.is_some() {
                     match self.follow(link, &ended, turn.now_ns) {
                         Ok(true) => return Ok(true),
@@ -393,6 +401,17 @@ impl Protocol for Http1 {
                 return Ok(true);
             }
         }
+    }
+
+    fn note_arrivals(&mut self) {
+        self.notes_arrivals = true;
+    }
+
+    #[inline]
+    fn can_wait(&self, link: &Link) -> bool {
+        // A response of which a part has come may be a long one, which goes on when there is room for it.
+        let is_unanswered = link.written_ns > 0 && link.received_bytes == 0 && link.own.is_none();
+        link.stream.has_noted_arrival() && (link.request.is_none() || is_unanswered)
     }
 
     fn is_connected(&self, link: &Link) -> bool {

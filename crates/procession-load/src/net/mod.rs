@@ -18,7 +18,7 @@ pub(crate) const MOST_AT_ONCE_BYTES: usize = 1 << 20;
 pub use address::{Address, Endpoint};
 pub use failure::Failure;
 pub use poller::{Poller, Ready};
-pub use socket::{connect, connect_result, receive, send, udp, Connecting};
+pub use socket::{connect, connect_result, note_arrivals, receive, receive_noted, send, udp, Connecting};
 pub use stream::{Received, Stream};
 pub use tcp_info::{tcp_info, TcpInfo};
 pub use tls::{TlsClient, TlsSession};

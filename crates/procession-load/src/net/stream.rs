@@ -1,5 +1,6 @@
 use super::{
-    connect, connect_result, receive, send, tcp_info, Endpoint, Failure, Ready, TlsClient, TlsSession,
+    connect, connect_result, note_arrivals, receive, receive_noted, send, tcp_info, Endpoint, Failure, Ready,
+    TlsClient, TlsSession,
 };
 use crate::record::Recorder;
 use crate::result::ErrorKind;
@@ -46,6 +47,33 @@ pub struct Stream {
     connected_ns: u64,
     dns_ns: Option<u64>,
     retransmits: u64,
+    arrivals: Arrivals,
+}
+
+/// What a stream knows of when that which it receives has arrived at this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrivals {
+    /// Nobody asked.
+    Unasked,
+    /// The kernel was asked, and has not told yet: perhaps it never will.
+    Asked,
+    /// It arrived at this moment, as the kernel noted.
+    Noted(u64),
+}
+
+impl Arrivals {
+    /// As [`receive`], with a note if it was asked for.
+    #[inline]
+    fn receive(&mut self, fd: &OwnedFd, into: &mut [u8]) -> Result<Option<usize>, Failure> {
+        if *self == Arrivals::Unasked {
+            return receive(fd, into);
+        }
+        let received = receive_noted(fd, into)?;
+        if let Some((_, noted)) = received {
+            *self = noted.map_or(Arrivals::Asked, Arrivals::Noted);
+        }
+        Ok(received.map(|(count, _)| count))
+    }
 }
 
 impl Stream {
@@ -75,7 +103,30 @@ impl Stream {
             connected_ns: 0,
             dns_ns,
             retransmits: 0,
+            arrivals: Arrivals::Unasked,
         })
+    }
+
+    /// Has the kernel note from now on when what is received arrives.
+    pub fn note_arrivals(&mut self) {
+        note_arrivals(&self.fd);
+        self.arrivals = Arrivals::Asked;
+    }
+
+    /// Whether the kernel has noted when the last of what was received arrived.
+    #[inline]
+    pub fn has_noted_arrival(&self) -> bool {
+        matches!(self.arrivals, Arrivals::Noted(_))
+    }
+
+    /// When the last of what was received arrived at this machine. If the kernel has noted that, it does not depend on when
+    /// somebody comes to read it; else it is now. What was asked for at `asked_ns` has not arrived before.
+    #[inline]
+    pub fn arrived_ns(&self, asked_ns: u64, now_ns: u64) -> u64 {
+        match self.arrivals {
+            Arrivals::Noted(at_ns) => at_ns.max(asked_ns).min(now_ns),
+            Arrivals::Unasked | Arrivals::Asked => now_ns,
+        }
     }
 
     /// Whether bytes can be sent and received.
@@ -207,12 +258,12 @@ impl Stream {
     #[inline]
     pub fn receive(&mut self, into: &mut [u8], scratch: &mut [u8]) -> Result<Received, Failure> {
         match &mut self.secured {
-            None => Ok(match receive(&self.fd, into)? {
+            None => Ok(match self.arrivals.receive(&self.fd, into)? {
                 None => Received::Nothing,
                 Some(0) => Received::End,
                 Some(n) => Received::Bytes(n, n == into.len()),
             }),
-            Some(secured) => secured.receive(&self.fd, into, scratch),
+            Some(secured) => secured.receive(&self.fd, into, scratch, &mut self.arrivals),
         }
     }
 
@@ -259,7 +310,13 @@ impl Secured {
         Ok(())
     }
 
-    fn receive(&mut self, fd: &OwnedFd, into: &mut [u8], scratch: &mut [u8]) -> Result<Received, Failure> {
+    fn receive(
+        &mut self,
+        fd: &OwnedFd,
+        into: &mut [u8],
+        scratch: &mut [u8],
+        arrivals: &mut Arrivals,
+    ) -> Result<Received, Failure> {
         let mut more = true;
         loop {
             match self.session.read(into) {
@@ -276,7 +333,7 @@ impl Secured {
                 None if !more => return Ok(Received::Nothing),
                 None => {}
             }
-            match receive(fd, scratch)? {
+            match arrivals.receive(fd, scratch)? {
                 None => return Ok(Received::Nothing),
                 // Many servers close without the farewell that TLS asks for.
                 Some(0) => return Ok(Received::End),

@@ -18,6 +18,7 @@ pub(crate) struct Tcp {
     target: TcpTarget,
     requests: Vec<Request>,
     buffer: Box<[u8]>,
+    notes_arrivals: bool,
 }
 
 /// One connection.
@@ -51,6 +52,7 @@ impl Tcp {
             }],
             target: target.clone(),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            notes_arrivals: false,
         })
     }
 
@@ -107,6 +109,7 @@ impl Tcp {
             written_ns: link.written_ns,
             first_byte_ns: link.first_byte_ns,
             ended_ns: now,
+            is_noted: link.stream.has_noted_arrival(),
             bytes_received: link.received_bytes,
             status: 0,
             failure,
@@ -123,8 +126,12 @@ impl Protocol for Tcp {
 
     fn open(&mut self, _: u32, _: u32, now_ns: u64, _: &mut Recorder) -> Result<Link, Failure> {
         let forget = !self.target.keep_alive || self.is_connect_test();
+        let mut stream = Stream::open(&self.endpoint, None, forget, None, now_ns)?;
+        if self.notes_arrivals {
+            stream.note_arrivals();
+        }
         Ok(Link {
-            stream: Stream::open(&self.endpoint, None, forget, None, now_ns)?,
+            stream,
             address: self.endpoint.chosen(),
             busy: false,
             sent_bytes: 0,
@@ -189,6 +196,7 @@ impl Protocol for Tcp {
                 Received::Bytes(n, more) => (n, more),
             };
             turn.now_ns = now_ns();
+            let arrived_ns = link.stream.arrived_ns(link.written_ns, turn.now_ns);
             if !link.busy {
                 if self.target.until == Until::Sent {
                     continue;
@@ -200,7 +208,7 @@ impl Protocol for Tcp {
                 return Ok(false);
             }
             if link.first_byte_ns == 0 {
-                link.first_byte_ns = turn.now_ns;
+                link.first_byte_ns = arrived_ns;
             }
             let new = std::mem::take(&mut self.buffer);
             let completed = self.completes(link, &new[..n]);
@@ -215,7 +223,7 @@ impl Protocol for Tcp {
                     )
                 });
                 let again = failure.is_none() && self.target.keep_alive && !ready.closing();
-                let ended = self.complete(link, turn.now_ns, failure);
+                let ended = self.complete(link, arrived_ns, failure);
                 turn.ended.push(ended);
                 return Ok(again);
             }
@@ -223,6 +231,10 @@ impl Protocol for Tcp {
                 return Ok(true);
             }
         }
+    }
+
+    fn note_arrivals(&mut self) {
+        self.notes_arrivals = true;
     }
 
     fn is_connected(&self, link: &Link) -> bool {

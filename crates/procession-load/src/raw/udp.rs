@@ -2,7 +2,7 @@
 
 use crate::drive::{Ended, Protocol, Request, Turn};
 use crate::http::link::split_address;
-use crate::net::{receive, send, udp, Address, Endpoint, Failure, Ready};
+use crate::net::{note_arrivals, receive_noted, send, udp, Address, Endpoint, Failure, Ready};
 use crate::now_ns;
 use crate::plan::UdpTarget;
 use crate::record::{Datagram, Recorder};
@@ -121,6 +121,8 @@ impl Protocol for Udp {
             return Err(Failure::new(ErrorKind::Network, "datagrams go to an address"));
         };
         let fd = udp(address)?;
+        // Whether a rate is set or not: else the jitter would be ours, too.
+        note_arrivals(&fd);
         recorder.connected(None, None, None);
         Ok(Link {
             fd,
@@ -184,8 +186,9 @@ impl Protocol for Udp {
         if !ready.readable() {
             return Ok(true);
         }
-        while let Some(n) = receive(&link.fd, &mut self.buffer)? {
+        while let Some((n, noted_ns)) = receive_noted(&link.fd, &mut self.buffer)? {
             turn.now_ns = now_ns();
+            let arrived_ns = noted_ns.unwrap_or(turn.now_ns).min(turn.now_ns);
             let Some(stream) = self.match_answer(link, n, turn.recorder) else {
                 continue;
             };
@@ -193,15 +196,17 @@ impl Protocol for Udp {
                 continue;
             };
             turn.recorder.datagram(Datagram::Received);
-            let round_trip_ns = turn.now_ns.saturating_sub(pending.sent_ns);
+            let arrived_ns = arrived_ns.max(pending.sent_ns);
+            let round_trip_ns = arrived_ns.saturating_sub(pending.sent_ns);
             if let Some(last) = link.last_round_trip_ns.replace(round_trip_ns) {
                 turn.recorder.jitter(round_trip_ns.abs_diff(last));
             }
             turn.ended.push(Ended {
                 stream: stream as u32,
                 written_ns: pending.sent_ns,
-                first_byte_ns: turn.now_ns,
-                ended_ns: turn.now_ns,
+                first_byte_ns: arrived_ns,
+                ended_ns: arrived_ns,
+                is_noted: noted_ns.is_some(),
                 bytes_received: n as u64,
                 status: 0,
                 failure: None,

@@ -57,6 +57,8 @@ pub struct Recorder {
     warmup_end_ns: u64,
     load_end_ns: u64,
     last_area_ns: u64,
+    /// How many since the last look at the wait for a core.
+    noted: u64,
     has_rate: bool,
 }
 
@@ -121,6 +123,7 @@ impl Recorder {
             warmup_end_ns: 0,
             load_end_ns: u64::MAX,
             last_area_ns: 0,
+            noted: 0,
             has_rate,
         };
         let head = recorder.head();
@@ -216,16 +219,24 @@ impl Recorder {
         record(&self.region.seat(self.seat).distributions().delay, ns);
     }
 
+    /// Says that the kernel has noted when the next request to be counted has ended, wherever this process was then.
+    #[inline]
+    pub(crate) fn noted(&mut self) {
+        self.noted += 1;
+    }
+
     /// Counts how long the responses of the `ended` requests that ended since the last time may have lain there while this
     /// worker waited for a core, which it has for `waited_ns` in all. As many of them as can have been in flight at the same
-    /// time are taken to have met the whole of it, and the others none: together that is never too little.
+    /// time are taken to have met the whole of it, and the others none, nor those whose arrival was [noted](Recorder::noted):
+    /// together that is never too little.
     pub(crate) fn core_wait(&mut self, ended: u64, waited_ns: u64) {
+        let unnoted = ended.saturating_sub(std::mem::take(&mut self.noted));
         let head = self.head();
         let together = head
             .users
             .load(Ordering::Relaxed)
             .max(head.in_flight.load(Ordering::Relaxed));
-        let delayed = ended.min(together.max(1));
+        let delayed = unnoted.min(together.max(1));
         let cells = &self.region.seat(self.seat).distributions().core_wait;
         if delayed > 0 {
             record_many(cells, waited_ns, delayed);
@@ -306,6 +317,10 @@ impl Recorder {
     fn leave_flight(&mut self, sample: &Sample) {
         self.advance_area(sample.ended_ns);
         let head = self.head();
+        // One that is known later to have ended earlier was taken to be in flight for too long.
+        let too_long_ns = self.last_area_ns.saturating_sub(sample.ended_ns);
+        let area_ns = head.area_ns.load(Ordering::Relaxed).saturating_sub(too_long_ns);
+        head.area_ns.store(area_ns, Ordering::Relaxed);
         head.in_flight.store(
             head.in_flight.load(Ordering::Relaxed).saturating_sub(1),
             Ordering::Relaxed,

@@ -108,6 +108,10 @@ pub const ALL: &[(&str, fn())] = &[
         workers::held_up_generator_is_not_believed,
     ),
     (
+        "a_held_up_reader_makes_no_response_slow",
+        workers::held_up_reader_makes_no_response_slow,
+    ),
+    (
         "a_killed_controller_leaves_no_worker_behind",
         workers::killed_controller_leaves_no_worker_behind,
     ),

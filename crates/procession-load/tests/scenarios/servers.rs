@@ -10,6 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Ends its process when it is dropped.
 pub struct Server {
@@ -53,7 +54,9 @@ pub fn tcp(serve: impl Fn(TcpStream) + Send + Sync + 'static) -> Server {
 pub fn unix(path: &Path) -> Server {
     let listener = UnixListener::bind(path).unwrap();
     start(SocketAddr::from(([127, 0, 0, 1], 0)), move || {
-        listener.incoming().flatten().for_each(answer_http1);
+        for stream in listener.incoming().flatten() {
+            answer_http1(stream, Duration::ZERO);
+        }
     })
 }
 
@@ -76,13 +79,15 @@ pub fn udp_echo(lost: u64, doubled: u64) -> Server {
     })
 }
 
-fn answer_http1(mut stream: impl Read + Write) {
+/// Answers each request after this time.
+pub fn answer_http1(mut stream: impl Read + Write, answer_time: Duration) {
     let mut held = Vec::new();
     let mut buffer = [0; 4096];
     while let Ok(n @ 1..) = stream.read(&mut buffer) {
         held.extend_from_slice(&buffer[..n]);
         while let Some(at) = held.windows(4).position(|window| window == b"\r\n\r\n") {
             held.drain(..at + 4);
+            std::thread::sleep(answer_time);
             let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
             if stream.write_all(answer).and_then(|()| stream.flush()).is_err() {
                 return;
@@ -120,7 +125,7 @@ pub fn https(client_certificates: bool) -> Server {
     let config = tls_config(client_certificates, b"");
     tcp(move |stream| {
         let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
-        answer_http1(StreamOwned::new(connection, stream));
+        answer_http1(StreamOwned::new(connection, stream), Duration::ZERO);
     })
 }
 

@@ -1,7 +1,9 @@
 //! Life and death of workers, shown with a workload that only keeps time.
 
-use procession_load::plan::{Pacing, Plan, Target};
-use procession_load::result::{ErrorKind, Outcome, RunState, StepKind};
+use super::servers;
+use procession_load::plan::{HttpTarget, Pacing, Payload, Plan, Target, TcpTarget, Until};
+use procession_load::result::{ErrorKind, Outcome, RunResult, RunState, StepKind};
+use procession_load::users::{Scenario, User};
 use procession_load::{now_ns, ForkHooks, Phase, Run, Sample, Worker, Workload};
 use std::sync::Arc;
 use std::time::Duration;
@@ -174,6 +176,80 @@ pub fn held_up_generator_is_not_believed() {
     let reason = &result.verdict.reasons[0];
     assert!(reason.what.contains("sent late"), "{reason:?}");
     assert!(!reason.cure.is_empty());
+}
+
+/// What a response waits for that reads it late is not the response's time: the kernel knows when it came.
+pub fn held_up_reader_makes_no_response_slow() {
+    let answer_time = Duration::from_millis(300);
+    let server = servers::tcp(move |stream| servers::answer_http1(stream, answer_time));
+    let url = format!("http://{}/", server.address);
+    let exchange = TcpTarget {
+        address: server.address.to_string(),
+        send: Payload(b"GET / HTTP/1.1\r\n\r\n".to_vec()),
+        until: Until::Delimiter(Payload(b"ok".to_vec())),
+        keep_alive: true,
+    };
+    let pacing = Pacing::constant_rate(20.0);
+    let planned = |target: Target| {
+        let mut plan = Plan::new(target, pacing.clone());
+        plan.processes = 1;
+        plan.duration = Some(Duration::from_secs(3));
+        Run::start(plan).unwrap().finish().unwrap()
+    };
+    let by_hand = || {
+        Scenario::new("visit", |user: User| async move { user.get("/").await.map(drop) })
+            .base_url(&url)
+            .pacing(pacing.clone())
+            .duration(Duration::from_secs(3))
+            .plan(|plan| plan.processes = 1)
+            .run()
+            .unwrap()
+    };
+    let runs: [(&str, &dyn Fn() -> RunResult); 3] = [
+        ("HTTP", &|| {
+            planned(Target::Http(HttpTarget::get(url.clone()).unwrap()))
+        }),
+        ("TCP", &|| planned(Target::Tcp(exchange.clone()))),
+        ("a user", &by_hand),
+    ];
+    for (name, run) in runs {
+        let (tester, others) = (
+            std::process::id(),
+            procession::os::process::children_of(std::process::id()),
+        );
+        let hold_up = procession::Process::new(move || {
+            std::thread::sleep(Duration::from_secs(1));
+            let is_worker = |pid: &u32| *pid != std::process::id() && !others.contains(pid);
+            let worker = procession::os::process::children_of(tester)
+                .into_iter()
+                .find(is_worker)
+                .unwrap();
+            procession::os::process::kill(worker, procession::os::process::SIGSTOP).unwrap();
+            std::thread::sleep(Duration::from_millis(1_500));
+            procession::os::process::kill(worker, procession::os::process::SIGCONT).unwrap();
+        });
+        hold_up.start().unwrap();
+        let result = run();
+        hold_up.join().unwrap();
+        assert_eq!(
+            (result.totals.requests, result.totals.errors),
+            (60, 0),
+            "{name}: {:?}",
+            result.errors
+        );
+        // Some were in flight when it began, and came while nobody was there to read them.
+        assert!(
+            result.latency.service.max < 1.0,
+            "{name}: {}",
+            result.latency.service.max
+        );
+        // What was due meanwhile was late, and that is not hidden.
+        assert!(
+            result.latency.response.max > 1.0,
+            "{name}: {}",
+            result.latency.response.max
+        );
+    }
 }
 
 pub fn killed_controller_leaves_no_worker_behind() {

@@ -34,6 +34,35 @@ pub fn coarse_monotonic_ns() -> u64 {
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
+/// Nanoseconds since 1970 by the clock that people set, and that the kernel's notes on packets are told by.
+#[inline]
+pub fn realtime_ns() -> u64 {
+    let mut t = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a local that the call fills.
+    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut t) };
+    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// Sleeps until this moment of the monotonic clock, or until a signal comes.
+pub fn sleep_until_ns(at_ns: u64) {
+    let at = libc::timespec {
+        tv_sec: (at_ns / 1_000_000_000) as libc::time_t,
+        tv_nsec: (at_ns % 1_000_000_000) as libc::c_long,
+    };
+    // SAFETY: the pointer is to a local that lives through the call, and no remainder is asked for.
+    unsafe {
+        libc::clock_nanosleep(
+            libc::CLOCK_MONOTONIC,
+            libc::TIMER_ABSTIME,
+            &at,
+            std::ptr::null_mut(),
+        )
+    };
+}
+
 /// Seconds since the machine was started, its sleep included: the clock by which the kernel tells when processes began.
 pub fn since_boot_seconds() -> f64 {
     let mut t = libc::timespec {

@@ -34,6 +34,7 @@ pub(crate) struct Http2 {
     servers: Vec<Server>,
     streams: u32,
     keep_alive: bool,
+    notes_arrivals: bool,
     dns: Dns,
     buffer: Box<[u8]>,
     scratch: Box<[u8]>,
@@ -106,6 +107,7 @@ impl Http2 {
             servers,
             streams: target.streams,
             keep_alive: target.keep_alive,
+            notes_arrivals: false,
             dns: target.dns,
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             scratch: vec![0; if secured { BUFFER_BYTES } else { 0 }].into_boxed_slice(),
@@ -113,14 +115,16 @@ impl Http2 {
     }
 
     /// Tells of the requests that have ended.
-    fn tell(&self, over: &mut Vec<Over<Slot>>, turn: &mut Turn<'_>) {
+    /// Tells of requests that are over, since this moment.
+    fn tell(&self, over: &mut Vec<Over<Slot>>, (ended_ns, is_noted): (u64, bool), turn: &mut Turn<'_>) {
         for (exchange, failure) in over.drain(..) {
             let Slot { stream, request } = exchange.owner;
             turn.ended.push(Ended {
                 stream,
                 written_ns: exchange.written_ns,
                 first_byte_ns: exchange.first_byte_ns,
-                ended_ns: turn.now_ns,
+                ended_ns,
+                is_noted,
                 bytes_received: exchange.received_bytes,
                 status: exchange.status,
                 failure: failure
@@ -153,14 +157,18 @@ impl Protocol for Http2 {
             server.endpoint.look_up()?;
             dns_ns = Some(crate::now_ns().saturating_sub(now_ns));
         }
+        let mut stream = Stream::open(
+            &server.endpoint,
+            server.tls.as_ref(),
+            !self.keep_alive,
+            dns_ns,
+            now_ns,
+        )?;
+        if self.notes_arrivals {
+            stream.note_arrivals();
+        }
         Ok(Link {
-            stream: Stream::open(
-                &server.endpoint,
-                server.tls.as_ref(),
-                !self.keep_alive,
-                dns_ns,
-                now_ns,
-            )?,
+            stream,
             endpoint,
             address: server.endpoint.chosen(),
             connection: Connection::new(),
@@ -215,10 +223,12 @@ impl Protocol for Http2 {
                     Received::Bytes(n, more) => (n, more),
                 };
                 turn.now_ns = now_ns();
+                let arrived_ns = link.stream.arrived_ns(0, turn.now_ns);
                 let taken = link
                     .connection
-                    .take(&self.buffer[..n], turn.now_ns, &mut link.over);
-                self.tell(&mut link.over, turn);
+                    .take(&self.buffer[..n], arrived_ns, &mut link.over);
+                let ended = (arrived_ns, link.stream.has_noted_arrival());
+                self.tell(&mut link.over, ended, turn);
                 taken?;
                 if !more && !ready.closing() {
                     break;
@@ -237,6 +247,10 @@ impl Protocol for Http2 {
     fn abandon(&mut self, link: &mut Link, stream: u32) -> bool {
         link.connection.cancel(now_ns(), |slot| slot.stream == stream);
         link.connection.is_open() || !link.connection.is_idle()
+    }
+
+    fn note_arrivals(&mut self) {
+        self.notes_arrivals = true;
     }
 
     fn is_connected(&self, link: &Link) -> bool {

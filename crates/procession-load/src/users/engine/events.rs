@@ -257,7 +257,7 @@ impl Engine {
                     }
                 }
             };
-            let now = monotonic_ns();
+            let now = link.transport.arrived_ns(link.timing.sent_ns);
             let data = &self.buffer[..count];
             match &mut link.speaks {
                 Speaks::Http { reader, .. } => {
