@@ -2,33 +2,46 @@
 
 import os
 import sys
+import warnings
 from multiprocessing import util as _util
+
+from . import _native
 
 __all__ = ()
 
 WORKER_PREFIXES = {"fork": "Fork", "spawn": "Spawn", "forkserver": "ForkServer"}
 
 
+def _callers_own():
+    """Descriptors that each child must let go of which is forked by this process."""
+    descriptors = []
+    for name in "process", "_template", "_zygote":
+        module = sys.modules.get(f"{__package__}.{name}")
+        if module is not None:
+            descriptors += module.own_descriptors()
+    return descriptors
+
+
 def _fork(pool):
-    from ._worker import Settings, supervise
+    from ._worker import Settings, work
 
     settings = Settings(pool)
     prefix = WORKER_PREFIXES[pool._start_method]
-    memory, results, line, caller = pool._line()
     # What is buffered would be written once by each process.
     _util._flush_std_streams()
-    # The supervisor needs a descriptor more than it inherits. If none is left, that is an error here and now, not in a
-    # process that nobody hears.
-    spare = os.dup(line)
-    try:
-        pid = os.fork()
-    finally:
-        os.close(spare)
-    if pid == 0:
+    # As `os.fork` does, which this takes the place of.
+    sys.audit("os.fork")
+    if sys.version_info >= (3, 12) and (_native.thread_count() or 1) > 1:
+        warnings.warn(
+            f"This process (pid={os.getpid()}) is multi-threaded, use of fork() may lead to deadlocks in the child.",
+            DeprecationWarning,
+            stacklevel=1,
+        )
+    worker = pool._fork_supervisor(_callers_own())
+    if worker is not None:
         code = 1
         try:
-            pool._disown()
-            code = supervise(memory, results, line, caller, settings, prefix)
+            code = work(*worker, settings, prefix)
         except BaseException:
             import traceback
 
@@ -36,7 +49,6 @@ def _fork(pool):
         finally:
             # Nothing of the caller's program may run in this process, whatever happens.
             os._exit(code)
-    pool._launched(pid)
 
 
 class _Spawning:

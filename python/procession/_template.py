@@ -132,6 +132,10 @@ class _Template:
                 pass
         self.forget()
 
+    def descriptors(self):
+        """What it is reached by."""
+        return [d for d in (self._line.fileno(), self._pidfd) if d is not None and d >= 0]
+
     def forget(self):
         """Lets go of it. In a forked child that is all: it is the parent's."""
         self._line.close()
@@ -148,6 +152,11 @@ _unfit_circumstances = None
 _lock = threading.Lock()
 # The process at whose exit the template is dismissed.
 _owner = None
+
+
+def own_descriptors():
+    """Descriptors that no forked child of this process keeps."""
+    return [] if _template is None else _template.descriptors()
 
 
 def _forget():

@@ -165,8 +165,11 @@ def supervise(memory, results, line, caller, settings, prefix):
     """Supervises a pool; returns an exit code, in the supervisor as in the workers forked from it."""
     sentinel = os.dup(caller)
     seat = _native.supervise(memory, results, line, caller)
-    if seat is None:
-        return 0
+    return 0 if seat is None else work(seat, sentinel, settings, prefix)
+
+
+def work(seat, sentinel, settings, prefix):
+    """Lives the life of a worker; returns an exit code. The sentinel is readable when the pool's caller has ended."""
     if settings.start_method != "spawn":
         forget_exit_functions()
     try:

@@ -367,6 +367,12 @@ _server = None
 _lock = None
 
 
+def own_descriptors():
+    """Descriptors that no forked child of this process keeps."""
+    connection = None if _server is None else _server.socket
+    return [] if connection is None or connection.fileno() < 0 else [connection.fileno()]
+
+
 def _forget_server():
     # A forked child has a server of its own, when it needs one; it must not wait for a thread that it does not have.
     global _server, _lock

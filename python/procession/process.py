@@ -87,6 +87,11 @@ class _TimeoutError:
         return process_timeout(process.name, pid, overtime[0], process._time_limit.seconds, overtime[1])
 
 
+def own_descriptors():
+    """Descriptors that no forked child of this process keeps."""
+    return list(_Lifeline._held)
+
+
 class _Lifeline:
     """A pipe from a parent to its child: says to the parent that the child has started, and to the child that the parent is gone.
 

@@ -176,6 +176,95 @@ def test_after_fork_hooks_run_in_forked_workers(monkeypatch):
     assert worker_tasks.AfterForkWitness.ran is False
 
 
+def _succeeds(run_python, tmp_path, program):
+    path = tmp_path / "program.py"
+    path.write_text(textwrap.dedent(program))
+    done = run_python(path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_hooks_of_the_interpreter_run_once_between_the_caller_and_a_worker(run_python, tmp_path):
+    program = """
+    import os
+
+    import procession as mp
+
+    forks = []
+    os.register_at_fork(before=lambda: forks.append("before"), after_in_child=lambda: forks.append("child"))
+    os.register_at_fork(after_in_parent=lambda: forks.append("parent"))
+
+
+    def tell(_):
+        return list(forks)
+
+
+    if __name__ == "__main__":
+        with mp.get_context("fork").Pool(2) as pool:
+            first = pool.map(tell, range(4), chunksize=1)
+            assert all(told == ["before", "child"] for told in first), first
+            assert forks == ["before", "parent"], forks
+    """
+    _succeeds(run_python, tmp_path, program)
+
+
+@promised_by_us_only
+def test_a_supervisor_keeps_no_child_of_a_dead_caller_alive(run_python, tmp_path):
+    program = """
+    import os, signal, sys, time
+
+    import procession as mp
+
+
+    def child_of(caller):
+        child = mp.get_context("spawn").Process(target=time.sleep, args=(600,), daemon=True)
+        child.start()
+        # From here on the supervisor is the only other process that could hold what the child's life hangs on.
+        pool = mp.get_context("fork").Pool(1)
+        pool.apply(abs, (-1,))
+        os.kill(pool._supervisor_pid, signal.SIGSTOP)
+        os.write(caller, f"{child.pid} {pool._supervisor_pid}".encode())
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+    def is_alive(pid):
+        try:
+            with open(f"/proc/{pid}/stat") as status:
+                return status.read().rpartition(")")[2].split()[0] not in "ZX"
+        except FileNotFoundError:
+            return False
+
+
+    if __name__ == "__main__":
+        reading_end, writing_end = os.pipe()
+        caller = os.fork()
+        if caller == 0:
+            os.close(reading_end)
+            child_of(writing_end)
+        os.close(writing_end)
+        child, supervisor = map(int, os.read(reading_end, 100).split())
+        try:
+            os.waitpid(caller, 0)
+            while is_alive(child):
+                time.sleep(0.002)
+        finally:
+            os.kill(supervisor, signal.SIGKILL)
+    """
+    _succeeds(run_python, tmp_path, program)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="older Pythons do not warn")
+def test_forking_beside_threads_warns_as_os_fork_does():
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        with pytest.warns(DeprecationWarning, match="is multi-threaded, use of fork"), open_pool("fork"):
+            pass
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_the_standard_librarys_locks_can_be_handed_to_workers(start_method):
     lock = multiprocessing.get_context(start_method).Lock()
     with open_pool(start_method, 2, worker_tasks.remember, (lock,)) as pool:

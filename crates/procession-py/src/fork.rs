@@ -1,8 +1,9 @@
 //! Forking with what the interpreter needs around it, and the supervisor's entry.
 
 use std::borrow::Cow;
+use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,12 @@ pub fn clone_sibling(py: Python<'_>) -> PyResult<u32> {
 #[pyfunction]
 pub fn can_clone_sibling() -> bool {
     process::thread_count() == Some(1) && process::can_clone_sibling()
+}
+
+/// How many threads this process has, if the kernel tells.
+#[pyfunction]
+pub fn thread_count() -> Option<usize> {
+    process::thread_count()
 }
 
 /// What a program executed now would inherit, as bytes to compare, if that can be told.
@@ -139,6 +146,46 @@ fn owned(fd: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
+/// The descriptors that a supervisor needs.
+pub struct Line {
+    /// The pool's shared memory.
+    pub memory: RawFd,
+    /// The event that the caller awaits.
+    pub results: RawFd,
+    /// The supervisor's end of the line to the caller.
+    pub control: RawFd,
+    /// The caller's pidfd.
+    pub caller: RawFd,
+}
+
+impl Line {
+    fn supervisor(self) -> io::Result<Supervisor> {
+        Ok(Supervisor {
+            channel: Arc::new(Channel::open(owned(self.memory), IDLE_CAP_BYTES)?),
+            results: Event::from_fd(owned(self.results)),
+            control: owned(self.control),
+            caller: owned(self.caller),
+        })
+    }
+}
+
+/// What a worker runs on; `None` in the supervisor whose pool is over.
+fn seat_of(role: Role) -> PyResult<Option<WorkerSeat>> {
+    let Role::Worker {
+        seat,
+        channel,
+        results,
+        output,
+    } = role
+    else {
+        return Ok(None);
+    };
+    // Ctrl-C is the caller's affair. A handler that does nothing, not "ignore": programs that a task starts would inherit
+    // the latter.
+    process::install_noop_handler(2).map_err(os_error)?;
+    Ok(Some(WorkerSeat::new(Worker::new(channel, results, seat, output))))
+}
+
 /// Supervises a pool on these descriptors: shared memory, results' event, line to the caller, caller's pidfd.
 ///
 /// Returns a seat in each worker, and `None` in the supervisor when the pool is over.
@@ -151,28 +198,79 @@ pub fn supervise(
     caller: RawFd,
 ) -> PyResult<Option<WorkerSeat>> {
     let _ = py;
-    let channel = Arc::new(Channel::open(owned(memory), IDLE_CAP_BYTES).map_err(os_error)?);
-    let supervisor = Supervisor {
-        channel,
-        results: Event::from_fd(owned(results)),
-        control: owned(control),
-        caller: owned(caller),
+    let line = Line {
+        memory,
+        results,
+        control,
+        caller,
     };
-    match supervisor.run(&mut fork_interpreter) {
-        Ok(Role::Over) => Ok(None),
-        Ok(Role::Worker {
-            seat,
-            channel,
-            results,
-            output,
-        }) => {
-            // Ctrl-C is the caller's affair. A handler that does nothing, not "ignore": programs that a task starts
-            // would inherit the latter.
-            process::install_noop_handler(2).map_err(os_error)?;
-            Ok(Some(WorkerSeat::new(Worker::new(channel, results, seat, output))))
+    let supervisor = line.supervisor().map_err(os_error)?;
+    seat_of(supervisor.run(&mut fork_interpreter).map_err(os_error)?)
+}
+
+/// Forks a pool's supervisor. In the caller this returns its pid, in each worker that it forks a seat and a duplicate of the
+/// caller's pidfd.
+///
+/// Between the two forks no Python code runs, nor any hook of the interpreter: the supervisor stays as the caller was when it
+/// forked, so that each worker comes out of it as if the caller had forked it at that moment, its locks and thread state are
+/// put right once, and nobody waits for that to be done in the supervisor as well. What the caller alone may hold open would
+/// be closed by such a hook; therefore it is named here, and the supervisor has something else in its place, as the hooks that
+/// close it are yet to run in the workers.
+pub fn fork_supervisor(py: Python<'_>, line: Line, callers_own: &[RawFd]) -> PyResult<AfterFork> {
+    let _ = py;
+    // Made here, where an error reaches somebody.
+    let null = File::open("/dev/null").map_err(os_error)?;
+    // SAFETY: the descriptor stays open for the call.
+    let caller = unsafe { BorrowedFd::borrow_raw(line.caller) };
+    let sentinel = socket::duplicate(caller)
+        .and_then(socket::above_standard)
+        .map_err(os_error)?;
+    // SAFETY: the GIL is held. Other threads do not exist in the child; what they held is put right by the hook that runs in
+    // each worker, and by libc's own for `malloc`. The supervisor uses nothing else of theirs.
+    let forked = unsafe {
+        ffi::PyOS_BeforeFork();
+        process::fork()
+    };
+    match forked {
+        Ok(Forked::Child) => {}
+        other => {
+            // SAFETY: it belongs to the hook before the fork.
+            unsafe { ffi::PyOS_AfterFork_Parent() };
+            return match other {
+                Ok(Forked::Parent(pid)) => Ok(AfterFork::Caller(pid)),
+                Err(e) => Err(os_error(e)),
+                Ok(Forked::Child) => unreachable!("seen above"),
+            };
         }
-        Err(e) => Err(os_error(e)),
     }
+    for &number in callers_own {
+        // SAFETY: their owners let go of them in this process's children, and do nothing in this process.
+        let _ = unsafe { process::replace(number, null.as_fd()) };
+    }
+    drop(null);
+    let role = line.supervisor().and_then(|supervisor| {
+        // SAFETY: the supervisor has no second thread.
+        supervisor.run(&mut || unsafe { process::fork() })
+    });
+    match role {
+        Ok(role @ Role::Worker { .. }) => {
+            // SAFETY: it belongs to the hook before the first fork; this process has everything that the caller had then.
+            unsafe { ffi::PyOS_AfterFork_Child() };
+            let seat = seat_of(role)?.expect("a worker has a seat");
+            Ok(AfterFork::Worker(seat, sentinel.into_raw_fd()))
+        }
+        Ok(Role::Over) => process::exit_now(0),
+        // The pool has been told that it is broken.
+        Err(_) => process::exit_now(1),
+    }
+}
+
+/// Who a process is after [`fork_supervisor`].
+pub enum AfterFork {
+    /// The caller; this is the supervisor's pid.
+    Caller(u32),
+    /// A worker, and its descriptor of the caller's pidfd.
+    Worker(WorkerSeat, RawFd),
 }
 
 /// Reports on these descriptors that a pool's supervisor could not be started, and why.

@@ -31,7 +31,7 @@ mod _native {
     #[pymodule_export]
     use super::fork::{
         can_clone_sibling, circumstances, clone_sibling, late_answer, order, read_stash, report_broken,
-        supervise, usable_cpus,
+        supervise, thread_count, usable_cpus,
     };
     #[pymodule_export]
     use super::keeper::{read_overtime, TimeKeeper};

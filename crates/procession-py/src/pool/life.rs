@@ -3,6 +3,11 @@
 use super::*;
 
 impl Core {
+    /// The caller's end of a line to a supervisor that is being started.
+    pub(super) fn parent_end(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.parent_end.lock().unwrap_or_else(|e| e.into_inner())
+    }
+
     pub(super) fn look_for_breakage(&self, py: Python<'_>) {
         if self.channel.header().life.broken.load(Ordering::Relaxed) == 0 {
             return;

@@ -2,6 +2,8 @@
 
 use super::due::{DueCall, DueParts};
 use super::*;
+use crate::fork::{fork_supervisor, AfterFork, Line};
+use crate::worker::WorkerSeat;
 
 #[pymethods]
 impl PoolBase {
@@ -105,7 +107,7 @@ impl PoolBase {
         let core = self.core()?;
         let (ours, theirs) = socket::pair().map_err(os_error)?;
         let line = theirs.as_raw_fd();
-        *core.parent_end.lock().unwrap_or_else(|e| e.into_inner()) = Some(ours);
+        *core.parent_end() = Some(ours);
         *core.child_end.lock().unwrap_or_else(|e| e.into_inner()) = Some(theirs);
         Ok((
             core.channel.fd().as_raw_fd(),
@@ -127,7 +129,7 @@ impl PoolBase {
         core.supervisor_pid.store(pid, Ordering::Relaxed);
         core.supervisor_is_child.store(pidfd.is_none(), Ordering::Relaxed);
         core.child_end.lock().unwrap_or_else(|e| e.into_inner()).take();
-        let control = core.parent_end.lock().unwrap_or_else(|e| e.into_inner()).take();
+        let control = core.parent_end().take();
         let control =
             control.ok_or_else(|| PyRuntimeError::new_err("the pool has no line to its supervisor"))?;
         core.waiter
@@ -135,12 +137,30 @@ impl PoolBase {
         Ok(())
     }
 
-    /// In a forked child that will be the supervisor: the pool is the parent's, leave it alone.
-    fn _disown(&self) {
-        // The generation differs already. Only the caller's end of the line must not stay open in the supervisor: it
-        // would never hear that the caller has closed it.
-        if let Some(core) = self.core.get() {
-            core.parent_end.lock().unwrap_or_else(|e| e.into_inner()).take();
+    /// Forks the supervisor, in which these descriptors are not the caller's any more. Returns `None` in the caller, and in
+    /// each worker its seat and a descriptor of the caller's pidfd.
+    fn _fork_supervisor(
+        &self,
+        py: Python<'_>,
+        mut callers_own: Vec<RawFd>,
+    ) -> PyResult<Option<(WorkerSeat, RawFd)>> {
+        let core = self.core()?;
+        let (memory, results, control, caller) = self._line()?;
+        // A supervisor that held the caller's end of its line would never hear that the caller has closed it.
+        callers_own.extend(core.parent_end().as_ref().map(AsRawFd::as_raw_fd));
+        let line = Line {
+            memory,
+            results,
+            control,
+            caller,
+        };
+        match fork_supervisor(py, line, &callers_own)? {
+            AfterFork::Caller(pid) => self._launched(pid, None).map(|()| None),
+            AfterFork::Worker(seat, sentinel) => {
+                // The pool is the caller's: the generation says so.
+                core.parent_end().take();
+                Ok(Some((seat, sentinel)))
+            }
         }
     }
 

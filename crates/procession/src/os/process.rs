@@ -50,7 +50,7 @@ pub use signals::{
     install_noop_handler, restore_signal_mask, set_signal_default, signal_name, SignalMask,
 };
 pub use stack_signal::{answer_signal, is_real_time_signal};
-pub use standard_streams::{duplicate_onto, flush_c_streams, line_buffer_c_stdout, take_stdin};
+pub use standard_streams::{duplicate_onto, flush_c_streams, line_buffer_c_stdout, replace, take_stdin};
 pub use this_process::{
     at_exit, become_session_leader, become_subreaper, exit_now, image_of, is_main_thread, parent_pid,
     set_command_name, set_parent_death_signal, thread_count, thread_number,

@@ -31,6 +31,16 @@ pub fn duplicate_onto(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into()).map(drop)
 }
 
+/// Has `number` stand for the same file as `fd`, and be closed on exec.
+///
+/// # Safety
+///
+/// Whoever owns `number` in this process must expect that.
+pub unsafe fn replace(number: i32, fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: no pointers; see above.
+    check(unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) }.into()).map(drop)
+}
+
 unsafe extern "C" {
     // C's own streams, which the libc crate does not name.
     static stdout: *mut libc::FILE;
