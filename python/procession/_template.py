@@ -58,7 +58,7 @@ class _Template:
         caller = None
         try:
             caller = _high(os.pidfd_open(os.getpid()))
-            call = f"exec(wait({theirs.fileno()}, {caller}, {is_interrupt_blocked}))"
+            call = f"exec(wait({theirs.fileno()}, {caller}, {os.getpid()}, {is_interrupt_blocked}))"
             arguments = [*options, "-c", program_of("_template", "wait", call), "--multiprocessing-fork"]
             self.pid = execute(executable, arguments, [theirs.fileno(), caller])
             self._pidfd = _high(os.pidfd_open(self.pid))
@@ -237,7 +237,7 @@ def _begin(executable, options, circumstances):
 # ---- in the template ----------------------------------------------------------------------------------------------
 
 
-def wait(line, caller, is_interrupt_blocked):
+def wait(line, caller, caller_pid, is_interrupt_blocked):
     """In the template, which does not return from here; in each of its clones, returns the program that it is to run."""
     import gc
     import select
@@ -252,7 +252,9 @@ def wait(line, caller, is_interrupt_blocked):
         os._exit(1)
     for descriptor in (line, caller):
         os.set_inheritable(descriptor, False)
-    if not _native.can_clone_sibling() or _is_traced():
+    # Its clones are its parent's children, and it tells their numbers: it must be the caller's own child (which it is not if
+    # a program in between has started it), and both must number processes alike (which namespaces do not).
+    if os.getppid() != caller_pid or not _native.can_clone_sibling() or _is_traced():
         os._exit(0)
     name = _rename(_NAME)
     server = socket.socket(fileno=line)

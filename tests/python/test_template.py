@@ -430,6 +430,49 @@ def test_a_clone_may_spawn_in_turn(tmp_path):
     assert program.lines() == ["True True"]
 
 
+def test_an_executable_that_runs_python_as_its_child_has_no_template(tmp_path):
+    program = run_program(
+        tmp_path,
+        script("""
+    if __name__ == "__main__":
+        with open("wrapper", "w") as file:
+            file.write(f'#!/bin/sh\\n"{sys.executable}" "$@"\\nexit $?\\n')
+        os.chmod("wrapper", 0o700)
+        context.set_executable(os.path.abspath("wrapper"))
+        print({run(sys.exit, 7) for _ in range(8)}, ask(is_clone))
+"""),
+    )
+    assert program.lines() == ["{7} False"]
+    assert program.stderr() == ""
+
+
+def test_processes_in_a_new_pid_namespace_have_no_template(tmp_path):
+    program = run_program(
+        tmp_path,
+        script("""
+    import ctypes
+
+    CLONE_NEWPID, CLONE_NEWUSER = 0x20000000, 0x10000000
+
+    if __name__ == "__main__":
+        unshare = ctypes.CDLL(None).unshare
+        if unshare(CLONE_NEWPID) and unshare(CLONE_NEWUSER | CLONE_NEWPID):
+            print("not here")
+            sys.exit()
+        # The namespace lasts as long as its first process.
+        first = context.Process(target=time.sleep, args=(1000,))
+        first.start()
+        print({run(sys.exit, 7) for _ in range(8)}, ask(is_clone))
+        first.kill()
+        first.join()
+"""),
+    )
+    if program.lines() == ["not here"]:
+        pytest.skip("this needs the right to make namespaces")
+    assert program.lines() == ["{7} False"]
+    assert program.stderr() == ""
+
+
 def test_threads_spawn_side_by_side(tmp_path):
     program = run_program(
         tmp_path,
