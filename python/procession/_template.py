@@ -114,6 +114,7 @@ class _Template:
         return answer if answer is not None and answer > 0 else None
 
     def _kill(self):
+        """Returns whether it is as good as ended."""
         import signal
 
         try:
@@ -121,12 +122,24 @@ class _Template:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass
+        except PermissionError:
+            # This process has given up the rights under which it started it.
+            return False
+        return True
 
     def dismiss(self):
         if self._pidfd is not None:
-            self._kill()
+            ended = self._kill()
+            if not ended:
+                import select
+
+                # It ends by the end of its line, unless it stands still.
+                self._line.close()
+                poller = select.poll()
+                poller.register(self._pidfd, select.POLLIN)
+                poller.poll(_PATIENCE_SECONDS * 1000)
             try:
-                os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+                os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | (0 if ended else os.WNOHANG))
             except ChildProcessError:
                 # Somebody who waits for any child was quicker.
                 pass

@@ -473,6 +473,25 @@ def test_processes_in_a_new_pid_namespace_have_no_template(tmp_path):
     assert program.stderr() == ""
 
 
+def test_a_template_that_may_not_be_killed_any_more_ends_all_the_same(tmp_path):
+    program = run_program(
+        tmp_path,
+        script("""
+    def refuse(*_):
+        raise PermissionError("as to a process that has changed its user since")
+
+    if __name__ == "__main__":
+        first = make_template()
+        signal.pidfd_send_signal = refuse
+        os.environ["COLOUR"] = "green"
+        print({run(sys.exit, 7) for _ in range(4)}, os.path.exists(f"/proc/{first}"))
+        print(make_template() != first)
+"""),
+    )
+    assert program.lines() == ["{7} False", "True"]
+    assert program.stderr() == ""
+
+
 def test_threads_spawn_side_by_side(tmp_path):
     program = run_program(
         tmp_path,
