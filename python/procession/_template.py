@@ -198,7 +198,7 @@ def _clone(executable, arguments, descriptors):
     from . import _native
 
     inherited = _native.circumstances()
-    if inherited is None or "-c" not in arguments or len(descriptors) > _MOST_DESCRIPTORS:
+    if inherited is None or "-c" not in arguments or not _can_be_placed(descriptors):
         return None
     at = arguments.index("-c")
     options, program = [os.fsencode(argument) for argument in arguments[:at]], arguments[at + 1]
@@ -224,6 +224,18 @@ def _clone(executable, arguments, descriptors):
         if pid is None:
             _dismiss()
         return pid
+
+
+def _can_be_placed(descriptors):
+    """Whether a clone could get these, which an executed program finds at their numbers whatever its limit is."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        limit = 1 << 30
+    # While it puts them in their places it has each of them up to three times.
+    room = 3 * (len(descriptors) + 3) + 16
+    return len(descriptors) <= _MOST_DESCRIPTORS and room <= limit and max(descriptors, default=0) < limit
 
 
 def _begin(executable, options, circumstances):

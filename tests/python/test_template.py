@@ -180,6 +180,8 @@ CHANGES = """
 def test_what_a_program_inherits_reaches_spawned_processes_as_it_is_now(tmp_path, what):
     if what == "affinity" and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("there is one CPU only")
+    if what == "nice" and os.nice(0) == 19:
+        pytest.skip("nobody is nicer")
     program = run_program(tmp_path, script(CHANGES), what)
     assert program.lines() == ["the same"]
 
@@ -220,6 +222,7 @@ def test_descriptors_keep_their_numbers(tmp_path):
     program = run_program(
         tmp_path,
         script("""
+    import resource
     from multiprocessing import context as stdlib_context
 
     class Carried:
@@ -254,6 +257,15 @@ def test_descriptors_keep_their_numbers(tmp_path):
         assert ask(contents, carried)[0] == executed[0][::-1]
         assert ask(contents, carried)[1] == executed[1], "other descriptors than an executed process has"
         assert ask(contents, [Carried(high)])[0] == [(900, b"60", True)]
+        # Beyond what a new process may open, though it may inherit it: executed.
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for soft in (800, 100, limit[0]):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limit[1]))
+            run(nothing)
+            make_template()
+            assert ask(is_clone)
+            assert ask(contents, [Carried(high)])[0] == [(900, b"60", True)]
+            assert ask(contents, carried)[0] == executed[0][::-1]
         # More than travel at once: executed.
         many = [Carried(memory(number)) for number in range(240)]
         assert [found[1] for found in ask(contents, many)[0]] == [b"%d" % number for number in range(240)]
