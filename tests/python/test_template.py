@@ -113,7 +113,10 @@ def test_a_clone_is_this_processs_child_in_every_way(tmp_path):
 
 
 CHANGES = """
-    import resource
+    import ctypes, resource
+
+    prctl = ctypes.CDLL(None).prctl
+    PR_SET_THP_DISABLE, PR_GET_THP_DISABLE = 41, 42
 
     def umask():
         found = os.umask(0o22)
@@ -124,7 +127,8 @@ CHANGES = """
         ignored = signal.getsignal(signal.SIGUSR2)
         return (
             os.environ.get("COLOUR"), os.getcwd(), umask(), resource.getrlimit(resource.RLIMIT_NOFILE),
-            os.nice(0), os.sched_getaffinity(0), os.getsid(0), os.getpgid(0), ignored == signal.SIG_IGN, is_clone(),
+            os.nice(0), os.sched_getaffinity(0), os.getsid(0), os.getpgid(0), ignored == signal.SIG_IGN,
+            prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0), is_clone(),
         )
 
     def change(what):
@@ -146,6 +150,8 @@ CHANGES = """
             os.setpgid(0, 0)
         elif what == "ignored signal":
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        elif what == "huge pages":
+            assert prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
 
     if __name__ == "__main__":
         what = sys.argv[1]
@@ -175,7 +181,8 @@ CHANGES = """
 
 
 @pytest.mark.parametrize(
-    "what", ["environment", "directory", "umask", "limit", "nice", "affinity", "group", "ignored signal"]
+    "what",
+    ["environment", "directory", "umask", "limit", "nice", "affinity", "group", "ignored signal", "huge pages"],
 )
 def test_what_a_program_inherits_reaches_spawned_processes_as_it_is_now(tmp_path, what):
     if what == "affinity" and len(os.sched_getaffinity(0)) < 2:
