@@ -90,6 +90,9 @@ CLAIMS = {
         "test_synchronize::test_objects_of_one_context_may_be_handed_to_a_process_of_another"
     ),
     "**`isinstance(lock, multiprocessing": "test_differences::test_locks_have_no_names_and_classes_of_their_own",
+    "**A shared value or array has its memory when it is made**": (
+        "test_sharedctypes::test_an_array_beyond_all_memory_is_an_error_and_nobody_is_killed_for_it"
+    ),
     "**An `Event` that is set and cleared at once**": "test_differences::test_an_event_set_and_cleared_at_once_is_seen",
     "**A condition has room for 1024": "test_differences::test_a_condition_has_room_for_so_many",
 }
