@@ -2,6 +2,7 @@
 
 import io
 import os
+import threading
 from multiprocessing import forkserver, popen_forkserver, popen_spawn_posix, reduction, resource_tracker, spawn, util
 from multiprocessing.context import set_spawning_popen
 
@@ -38,6 +39,23 @@ def _pickled(popen, process):
 
 class ForkServerPopen(popen_forkserver.Popen):
     """A process that our own forkserver forks: the one that pools have, which imports the main module once for all."""
+
+    def __init__(self, process):
+        self._ending = threading.RLock()
+        super().__init__(process)
+
+    def poll(self, flag=os.WNOHANG):
+        """The exit code, once there is one."""
+        if self.returncode is None:
+            from multiprocessing.connection import wait
+
+            if not wait([self.sentinel], 0 if flag == os.WNOHANG else None):
+                return None
+            # It is told once: of several threads one hears it, for all of them.
+            with self._ending:
+                if self.returncode is None:
+                    super().poll(flag)
+        return self.returncode
 
     def _launch(self, process):
         from . import _zygote

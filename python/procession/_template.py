@@ -58,7 +58,7 @@ class _Template:
         caller = None
         try:
             caller = _high(os.pidfd_open(os.getpid()))
-            call = f"exec(wait({theirs.fileno()}, {caller}, {is_interrupt_blocked}))"
+            call = f"exec(wait({theirs.fileno()}, {caller}, {os.getpid()}, {is_interrupt_blocked}))"
             arguments = [*options, "-c", program_of("_template", "wait", call), "--multiprocessing-fork"]
             self.pid = execute(executable, arguments, [theirs.fileno(), caller])
             self._pidfd = _high(os.pidfd_open(self.pid))
@@ -114,6 +114,7 @@ class _Template:
         return answer if answer is not None and answer > 0 else None
 
     def _kill(self):
+        """Returns whether it is as good as ended."""
         import signal
 
         try:
@@ -121,12 +122,24 @@ class _Template:
             signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass
+        except PermissionError:
+            # This process has given up the rights under which it started it.
+            return False
+        return True
 
     def dismiss(self):
         if self._pidfd is not None:
-            self._kill()
+            ended = self._kill()
+            if not ended:
+                import select
+
+                # It ends by the end of its line, unless it stands still.
+                self._line.close()
+                poller = select.poll()
+                poller.register(self._pidfd, select.POLLIN)
+                poller.poll(_PATIENCE_SECONDS * 1000)
             try:
-                os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED)
+                os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | (0 if ended else os.WNOHANG))
             except ChildProcessError:
                 # Somebody who waits for any child was quicker.
                 pass
@@ -194,7 +207,7 @@ def _clone(executable, arguments, descriptors):
     from . import _native
 
     inherited = _native.circumstances()
-    if inherited is None or "-c" not in arguments or len(descriptors) > _MOST_DESCRIPTORS:
+    if inherited is None or "-c" not in arguments or not _can_be_placed(descriptors):
         return None
     at = arguments.index("-c")
     options, program = [os.fsencode(argument) for argument in arguments[:at]], arguments[at + 1]
@@ -222,6 +235,18 @@ def _clone(executable, arguments, descriptors):
         return pid
 
 
+def _can_be_placed(descriptors):
+    """Whether a clone could get these, which an executed program finds at their numbers whatever its limit is."""
+    import resource
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        limit = 1 << 30
+    # While it puts them in their places it has each of them up to three times.
+    room = 3 * (len(descriptors) + 3) + 16
+    return len(descriptors) <= _MOST_DESCRIPTORS and room <= limit and max(descriptors, default=0) < limit
+
+
 def _begin(executable, options, circumstances):
     global _template, _owner
     import signal
@@ -246,7 +271,7 @@ def _begin(executable, options, circumstances):
 # ---- in the template ----------------------------------------------------------------------------------------------
 
 
-def wait(line, caller, is_interrupt_blocked):
+def wait(line, caller, caller_pid, is_interrupt_blocked):
     """In the template, which does not return from here; in each of its clones, returns the program that it is to run."""
     import gc
     import select
@@ -261,7 +286,9 @@ def wait(line, caller, is_interrupt_blocked):
         os._exit(1)
     for descriptor in (line, caller):
         os.set_inheritable(descriptor, False)
-    if not _native.can_clone_sibling() or _is_traced():
+    # Its clones are its parent's children, and it tells their numbers: it must be the caller's own child (which it is not if
+    # a program in between has started it), and both must number processes alike (which namespaces do not).
+    if os.getppid() != caller_pid or not _native.can_clone_sibling() or _is_traced():
         os._exit(0)
     name = _rename(_NAME)
     server = socket.socket(fileno=line)

@@ -5,6 +5,10 @@ import sys
 
 __all__ = ()
 
+# Descriptors that the kernel takes at once; what is beyond them goes ahead of an order.
+_MOST_AT_ONCE = 253
+_MORE = b"more"
+
 # ---- in the clean interpreter -------------------------------------------------------------------------------------
 
 
@@ -88,6 +92,8 @@ def forkserver_main(line, caller, preparation):
         poller.register(descriptor, select.POLLIN)
     # For each child its pidfd, its pid, and where to tell how it ended, if anybody wants to know.
     children = {}
+    # What has come ahead of an order.
+    ahead, ahead_truncated = [], False
     while True:
         for descriptor, _ in poller.poll():
             if descriptor in children:
@@ -99,7 +105,18 @@ def forkserver_main(line, caller, preparation):
             if not message:
                 # Nothing of the caller's program is below this; what there is of it would only cost time.
                 os._exit(0)
-            child = _fork(server, caller, children, message, descriptors, flags & socket.MSG_CTRUNC)
+            total, order = message.split(b" ", 1)
+            ahead += descriptors
+            ahead_truncated = ahead_truncated or bool(flags & socket.MSG_CTRUNC)
+            if order == _MORE:
+                continue
+            # An order of which only a part has come, as its sender was interrupted, is void.
+            begin = max(len(ahead) - int(total), 0)
+            for stale in ahead[:begin]:
+                os.close(stale)
+            descriptors, truncated = ahead[begin:], ahead_truncated
+            ahead, ahead_truncated = [], False
+            child = _fork(server, caller, children, order, descriptors, truncated)
             if child is not None:
                 pidfd, *about = child
                 children[pidfd] = about
@@ -312,9 +329,16 @@ class _Server:
         self.socket = ours
 
     def ask_for_process(self, descriptors):
+        self._order(b"process", descriptors)
+
+    def _order(self, text, descriptors):
         import socket
 
-        socket.send_fds(self.socket, [b"process"], descriptors)
+        total = b"%d " % len(descriptors)
+        while len(descriptors) > _MOST_AT_ONCE:
+            socket.send_fds(self.socket, [total + _MORE], descriptors[:_MOST_AT_ONCE])
+            descriptors = descriptors[_MOST_AT_ONCE:]
+        socket.send_fds(self.socket, [total + text], descriptors)
 
     def ask_for_supervisor(self, descriptors, block, length, inherited):
         import socket
@@ -322,7 +346,7 @@ class _Server:
         # The answer brings a descriptor, which the kernel drops without a word where there is no room for it.
         room = os.dup(self.socket.fileno())
         try:
-            socket.send_fds(self.socket, [f"supervisor {block} {length}".encode()], [*descriptors, *inherited])
+            self._order(f"supervisor {block} {length}".encode(), [*descriptors, *inherited])
         finally:
             os.close(room)
         answer, received, _, _ = socket.recv_fds(self.socket, 64, 1)
@@ -422,8 +446,6 @@ def ask_for_process(data, status, inherited):
     from ._popen import tracker
 
     descriptors = [data, status, tracker(), *inherited]
-    if len(descriptors) > 253:
-        raise ValueError("too many fds")
     _ask(lambda server: server.ask_for_process(descriptors))
 
 

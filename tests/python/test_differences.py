@@ -66,6 +66,9 @@ CLAIMS = {
     "`Process.suspend()`": "test_process_control::test_suspended_process_stands_still_until_it_is_resumed",
     "A daemonic process may have children": "test_process_daemonic::test_daemonic_process_may_have_children",
     "A daemonic process ends with its parent": "test_process_daemonic::test_nobody_of_a_daemonic_family_outlives_the_parent",
+    "Any number of connections": (
+        "test_start_methods::test_more_descriptors_than_the_kernel_takes_at_once_are_handed_on"
+    ),
     "Lambdas, closures": "test_by_value::test_lambdas_closures_and_local_functions_run_in_workers",
     "The error classes": "test_pool_semantics::test_the_package_exports_its_errors",
     "A manager's `Pool`": "test_managers::test_a_managers_pool_is_ours",
@@ -90,6 +93,9 @@ CLAIMS = {
         "test_synchronize::test_objects_of_one_context_may_be_handed_to_a_process_of_another"
     ),
     "**`isinstance(lock, multiprocessing": "test_differences::test_locks_have_no_names_and_classes_of_their_own",
+    "**A shared value or array has its memory when it is made**": (
+        "test_sharedctypes::test_an_array_beyond_all_memory_is_an_error_and_nobody_is_killed_for_it"
+    ),
     "**An `Event` that is set and cleared at once**": "test_differences::test_an_event_set_and_cleared_at_once_is_seen",
     "**A condition has room for 1024": "test_differences::test_a_condition_has_room_for_so_many",
 }

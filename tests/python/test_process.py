@@ -6,6 +6,7 @@ import pickle
 import re
 import signal
 import sys
+import threading
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -334,3 +335,24 @@ def test_forked_process_that_is_not_daemonic_costs_no_descriptor_of_ours():
         process.join()
         process.close()
     assert counts[0] == counts[1]
+
+
+def test_many_threads_that_wait_for_a_process_see_one_exit_code():
+    # All of them are woken at once, and the forkserver tells only once how a process ended.
+    context = mp.get_context("forkserver")
+    for _ in range(20):
+        process = context.Process(target=sys.exit, args=(7,))
+        process.start()
+        found = []
+
+        def wait(process=process, found=found):
+            process.join()
+            found.append(process.exitcode)
+
+        threads = [threading.Thread(target=wait) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert found == [7] * 6
+        process.close()

@@ -6,6 +6,7 @@ import multiprocessing.sharedctypes
 
 import pytest
 import sync_tasks
+from harness import run_program
 
 import procession as mp
 from procession import sharedctypes
@@ -90,6 +91,26 @@ def test_reprs_and_guards():
         mp.RawArray("i", -1)
     with pytest.raises((MemoryError, OverflowError, OSError, ValueError)):
         mp.RawArray("b", 2**60)
+
+
+def test_an_array_beyond_all_memory_is_an_error_and_nobody_is_killed_for_it(tmp_path):
+    program = run_program(
+        tmp_path,
+        """
+        # Should the system look for somebody to kill after all, it is this program.
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+
+        import procession as mp
+
+        try:
+            mp.Array("b", 1 << 45)
+        except MemoryError as error:
+            print(error)
+        print(len(mp.Array("b", 1 << 20)))
+        """,
+    )
+    assert program.lines() == [f"no room for {1 << 45} bytes of shared memory: out of memory", str(1 << 20)]
 
 
 def test_values_and_arrays_are_changed_by_a_child(context):

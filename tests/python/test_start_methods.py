@@ -618,3 +618,45 @@ def test_importing_starts_nothing(tmp_path):
             print(file.read().split())
     """
     assert run_program(tmp_path, source).stdout() == "1\n[]\n"
+
+
+MANY_DESCRIPTORS = """
+    import os, resource, sys
+    import procession as mp
+
+    def change(arrays):
+        for array in arrays:
+            array[0] += 1
+
+    if __name__ == "__main__":
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, hard), hard))
+        context = mp.get_context(sys.argv[1])
+        # Each has a descriptor of its own.
+        arrays = [context.Array("b", 200_000) for _ in range(600)]
+
+        def start():
+            process = context.Process(target=change, args=(arrays,))
+            process.start()
+            process.join()
+            print(process.exitcode, {array[0] for array in arrays})
+
+        start()
+        with context.Pool(1, change, (arrays,)) as pool:
+            print(pool.map(abs, [-1]), {array[0] for array in arrays})
+        if sys.argv[1] == "forkserver":
+            # An order whose sender was interrupted.
+            import socket
+            from procession import _zygote
+
+            socket.send_fds(_zygote._server.socket, [b"300 more"], [0] * 253)
+            start()
+"""
+
+
+@promised_by_us_only
+@pytest.mark.parametrize("start_method", ["spawn", "forkserver"])
+def test_more_descriptors_than_the_kernel_takes_at_once_are_handed_on(start_method, tmp_path):
+    program = run_program(tmp_path, MANY_DESCRIPTORS, start_method)
+    expected = ["0 {1}", "[1] {2}", "0 {3}"]
+    assert program.lines() == expected[: 2 if start_method == "spawn" else 3]

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import sync_tasks
+from harness import run_program
 
 import procession as mp
 from procession import synchronize
@@ -54,6 +55,39 @@ def test_lock_is_taken_once_and_released_by_anybody():
     assert not lock.locked()
     with pytest.raises(ValueError, match="^semaphore or lock released too many times$"):
         lock.release()
+
+
+def test_errors_of_the_system_have_their_numbers(tmp_path):
+    program = run_program(
+        tmp_path,
+        """
+        import errno, os, resource
+
+        import procession as mp
+        from procession import sharedctypes, synchronize
+
+        soft = len(os.listdir("/proc/self/fd")) + 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+        taken = [os.dup(0), os.dup(0)]
+        for make in (
+            mp.Lock, mp.RLock, mp.Semaphore, mp.Event, mp.Condition, lambda: mp.Barrier(2), lambda: mp.RawValue("i"),
+        ):
+            try:
+                make()
+            except OSError as error:
+                assert error.errno == errno.EMFILE, error
+                assert str(error) == "[Errno 24] Too many open files", error
+            else:
+                raise AssertionError(f"{make} needs no descriptor")
+        os.close(taken.pop())
+        for bad in (-1, 1 << 31):
+            try:
+                mp.Semaphore(bad)
+            except OSError as error:
+                print(error)
+        """,
+    )
+    assert program.lines() == ["[Errno 22] Invalid argument"] * 2
 
 
 def test_rlock_is_released_as_often_as_it_was_taken_by_its_owner():

@@ -113,7 +113,10 @@ def test_a_clone_is_this_processs_child_in_every_way(tmp_path):
 
 
 CHANGES = """
-    import resource
+    import ctypes, resource
+
+    prctl = ctypes.CDLL(None).prctl
+    PR_SET_THP_DISABLE, PR_GET_THP_DISABLE = 41, 42
 
     def umask():
         found = os.umask(0o22)
@@ -124,7 +127,8 @@ CHANGES = """
         ignored = signal.getsignal(signal.SIGUSR2)
         return (
             os.environ.get("COLOUR"), os.getcwd(), umask(), resource.getrlimit(resource.RLIMIT_NOFILE),
-            os.nice(0), os.sched_getaffinity(0), os.getsid(0), os.getpgid(0), ignored == signal.SIG_IGN, is_clone(),
+            os.nice(0), os.sched_getaffinity(0), os.getsid(0), os.getpgid(0), ignored == signal.SIG_IGN,
+            prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0), is_clone(),
         )
 
     def change(what):
@@ -146,6 +150,8 @@ CHANGES = """
             os.setpgid(0, 0)
         elif what == "ignored signal":
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        elif what == "huge pages":
+            assert prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0) == 0
 
     if __name__ == "__main__":
         what = sys.argv[1]
@@ -175,11 +181,14 @@ CHANGES = """
 
 
 @pytest.mark.parametrize(
-    "what", ["environment", "directory", "umask", "limit", "nice", "affinity", "group", "ignored signal"]
+    "what",
+    ["environment", "directory", "umask", "limit", "nice", "affinity", "group", "ignored signal", "huge pages"],
 )
 def test_what_a_program_inherits_reaches_spawned_processes_as_it_is_now(tmp_path, what):
     if what == "affinity" and len(os.sched_getaffinity(0)) < 2:
         pytest.skip("there is one CPU only")
+    if what == "nice" and os.nice(0) == 19:
+        pytest.skip("nobody is nicer")
     program = run_program(tmp_path, script(CHANGES), what)
     assert program.lines() == ["the same"]
 
@@ -220,6 +229,7 @@ def test_descriptors_keep_their_numbers(tmp_path):
     program = run_program(
         tmp_path,
         script("""
+    import resource
     from multiprocessing import context as stdlib_context
 
     class Carried:
@@ -254,6 +264,15 @@ def test_descriptors_keep_their_numbers(tmp_path):
         assert ask(contents, carried)[0] == executed[0][::-1]
         assert ask(contents, carried)[1] == executed[1], "other descriptors than an executed process has"
         assert ask(contents, [Carried(high)])[0] == [(900, b"60", True)]
+        # Beyond what a new process may open, though it may inherit it: executed.
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for soft in (800, 100, limit[0]):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, limit[1]))
+            run(nothing)
+            make_template()
+            assert ask(is_clone)
+            assert ask(contents, [Carried(high)])[0] == [(900, b"60", True)]
+            assert ask(contents, carried)[0] == executed[0][::-1]
         # More than travel at once: executed.
         many = [Carried(memory(number)) for number in range(240)]
         assert [found[1] for found in ask(contents, many)[0]] == [b"%d" % number for number in range(240)]
@@ -428,6 +447,68 @@ def test_a_clone_may_spawn_in_turn(tmp_path):
 """),
     )
     assert program.lines() == ["True True"]
+
+
+def test_an_executable_that_runs_python_as_its_child_has_no_template(tmp_path):
+    program = run_program(
+        tmp_path,
+        script("""
+    if __name__ == "__main__":
+        with open("wrapper", "w") as file:
+            file.write(f'#!/bin/sh\\n"{sys.executable}" "$@"\\nexit $?\\n')
+        os.chmod("wrapper", 0o700)
+        context.set_executable(os.path.abspath("wrapper"))
+        print({run(sys.exit, 7) for _ in range(8)}, ask(is_clone))
+"""),
+    )
+    assert program.lines() == ["{7} False"]
+    assert program.stderr() == ""
+
+
+def test_processes_in_a_new_pid_namespace_have_no_template(tmp_path):
+    program = run_program(
+        tmp_path,
+        script("""
+    import ctypes
+
+    CLONE_NEWPID, CLONE_NEWUSER = 0x20000000, 0x10000000
+
+    if __name__ == "__main__":
+        unshare = ctypes.CDLL(None).unshare
+        if unshare(CLONE_NEWPID) and unshare(CLONE_NEWUSER | CLONE_NEWPID):
+            print("not here")
+            sys.exit()
+        # The namespace lasts as long as its first process.
+        first = context.Process(target=time.sleep, args=(1000,))
+        first.start()
+        print({run(sys.exit, 7) for _ in range(8)}, ask(is_clone))
+        first.kill()
+        first.join()
+"""),
+    )
+    if program.lines() == ["not here"]:
+        pytest.skip("this needs the right to make namespaces")
+    assert program.lines() == ["{7} False"]
+    assert program.stderr() == ""
+
+
+def test_a_template_that_may_not_be_killed_any_more_ends_all_the_same(tmp_path):
+    program = run_program(
+        tmp_path,
+        script("""
+    def refuse(*_):
+        raise PermissionError("as to a process that has changed its user since")
+
+    if __name__ == "__main__":
+        first = make_template()
+        signal.pidfd_send_signal = refuse
+        os.environ["COLOUR"] = "green"
+        print({run(sys.exit, 7) for _ in range(4)}, os.path.exists(f"/proc/{first}"))
+        print(make_template() != first)
+"""),
+    )
+    assert program.lines() == ["{7} False", "True"]
+    assert program.stderr() == ""
 
 
 def test_threads_spawn_side_by_side(tmp_path):

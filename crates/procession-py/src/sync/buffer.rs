@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyMemoryView, PyType};
 
 use super::handing_on::{hand_on, take_over, Handed};
+use crate::pool::os_error;
 
 /// So many bytes of shared memory, zeroed when they were made. Its buffer may be written to.
 #[pyclass(frozen, weakref, module = "procession._native")]
@@ -43,7 +44,7 @@ impl SharedBuffer {
             std::io::ErrorKind::OutOfMemory | std::io::ErrorKind::StorageFull => {
                 PyMemoryError::new_err(format!("no room for {len} bytes of shared memory: {error}"))
             }
-            _ => error.into(),
+            _ => os_error(error),
         })?;
         Ok(SharedBuffer { cell, len })
     }

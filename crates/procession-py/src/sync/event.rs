@@ -10,6 +10,7 @@ use pyo3::types::{PyDict, PyTuple};
 use super::handing_on::{hand_on, take_over, Handed};
 use super::lock::not_made;
 use super::waiting::{limit, stir};
+use crate::pool::os_error;
 
 /// The native half of `Event`.
 #[pyclass(frozen, subclass, weakref, module = "procession._native")]
@@ -37,7 +38,9 @@ impl EventBase {
     }
 
     fn _make(&self) -> PyResult<()> {
-        let _ = self.cell.set(Cell::allocate(size_of::<RawEvent>())?);
+        let _ = self
+            .cell
+            .set(Cell::allocate(size_of::<RawEvent>()).map_err(os_error)?);
         Ok(())
     }
 

@@ -12,6 +12,8 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::pool::os_error;
+
 /// A cell on its way.
 pub type Handed = (u64, u64, Py<PyAny>, u64, u64);
 
@@ -65,12 +67,12 @@ pub fn take_over(py: Python<'_>, (high, low, descriptor, offset, len): Handed) -
                 .extract()?,
         )?,
     };
-    Ok(Cell::attach(chunk, offset, len)?)
+    Cell::attach(chunk, offset, len).map_err(os_error)
 }
 
 fn open(fd: RawFd) -> PyResult<Arc<Chunk>> {
     // SAFETY: the descriptor was inherited or received for this very purpose, and is handed over here.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    close_on_exec(&fd)?;
-    Ok(Chunk::open(fd)?)
+    close_on_exec(&fd).map_err(os_error)?;
+    Chunk::open(fd).map_err(os_error)
 }

@@ -12,6 +12,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use super::handing_on::{hand_on, take_over, Handed};
 use super::waiting::{about, deadlock_error, limit, stir, tell_of_death};
+use crate::pool::os_error;
 
 /// A failed attempt that does not wait asks no more often than this whether the owner lives.
 const ASK_EVERY_NS: u64 = 1_000_000;
@@ -110,7 +111,7 @@ impl LockBase {
     }
 
     fn _make(&self, recursive: bool, name: &str) -> PyResult<()> {
-        let _ = self.lock.set(SharedLock::new(recursive, name)?);
+        let _ = self.lock.set(SharedLock::new(recursive, name).map_err(os_error)?);
         Ok(())
     }
 
@@ -119,9 +120,8 @@ impl LockBase {
     }
 
     fn _take_over(&self, py: Python<'_>, recursive: bool, handed: Handed) -> PyResult<()> {
-        let _ = self
-            .lock
-            .set(SharedLock::attach(take_over(py, handed)?, recursive)?);
+        let lock = SharedLock::attach(take_over(py, handed)?, recursive).map_err(os_error)?;
+        let _ = self.lock.set(lock);
         Ok(())
     }
 

@@ -14,6 +14,7 @@ use pyo3::types::{PyDict, PyTuple};
 use super::handing_on::{hand_on, take_over, Handed};
 use super::lock::not_made;
 use super::waiting::{limit, stir};
+use crate::pool::os_error;
 
 /// The native half of `Semaphore` and `BoundedSemaphore`.
 #[pyclass(frozen, subclass, weakref, module = "procession._native")]
@@ -133,10 +134,10 @@ impl SemaphoreBase {
         };
         let (Some(value), Some(max)) = (valid(value), valid(max)) else {
             // As the standard library says it, whose kernel call refuses the number.
-            return Err(std::io::Error::from_raw_os_error(libc::EINVAL).into());
+            return Err(os_error(std::io::Error::from_raw_os_error(libc::EINVAL)));
         };
         let made = Made {
-            cell: Cell::allocate(size_of::<RawSemaphore>())?,
+            cell: Cell::allocate(size_of::<RawSemaphore>()).map_err(os_error)?,
             max,
         };
         made.raw().set(value);

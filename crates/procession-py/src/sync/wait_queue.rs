@@ -7,6 +7,7 @@ use pyo3::types::PyType;
 
 use super::handing_on::{hand_on, take_over, Handed};
 use super::waiting::{limit, stir};
+use crate::pool::os_error;
 
 /// Those who wait for a condition, in the order of their coming. All but `wait` is called under the condition's lock.
 #[pyclass(frozen, module = "procession._native")]
@@ -20,7 +21,7 @@ impl WaitQueue {
     #[new]
     fn new() -> PyResult<Self> {
         Ok(WaitQueue {
-            queue: sync::WaitQueue::new()?,
+            queue: sync::WaitQueue::new().map_err(os_error)?,
         })
     }
 
@@ -32,7 +33,7 @@ impl WaitQueue {
     #[classmethod]
     fn _take_over(cls: &Bound<'_, PyType>, handed: Handed) -> PyResult<Self> {
         Ok(WaitQueue {
-            queue: sync::WaitQueue::attach(take_over(cls.py(), handed)?)?,
+            queue: sync::WaitQueue::attach(take_over(cls.py(), handed)?).map_err(os_error)?,
         })
     }
 

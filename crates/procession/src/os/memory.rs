@@ -10,6 +10,23 @@ use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 /// The size of a page, in bytes.
 pub const PAGE_BYTES: usize = 4096;
 
+/// So much memory is asked for only where there is some: less is given or refused by the kernel itself, and looking takes
+/// longer than getting it.
+const LARGE_BYTES: u64 = 64 << 20;
+
+/// How much memory can be had without ending other programs, swap included, in bytes; `None` if the kernel does not tell.
+fn available_memory() -> Option<u64> {
+    available_in(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn available_in(meminfo: &str) -> Option<u64> {
+    let bytes_of = |name: &str| -> Option<u64> {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+    };
+    Some(bytes_of("MemAvailable:")? + bytes_of("SwapFree:").unwrap_or(0))
+}
+
 /// Creates an anonymous file of `len` bytes that can neither grow nor shrink any more.
 ///
 /// The seals matter: a peer that could shrink the file could end every other process that touches it with SIGBUS.
@@ -153,6 +170,10 @@ impl Mapping {
 
     /// Gets memory for these bytes of the file now, so that a shortage is an error here and no SIGBUS later.
     pub fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        // The kernel does not refuse what is beyond all memory: it kills one process after the other for it.
+        if len >= LARGE_BYTES && available_memory().is_some_and(|available| len > available) {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
         Ok(rustix::fs::fallocate(
             &self.fd,
             FallocateFlags::empty(),
@@ -185,5 +206,29 @@ impl Drop for Mapping {
         // SAFETY: the range was mapped by `new` and nobody can hold a reference into it beyond `self`'s life: users
         // keep the owner of the mapping alive (see `shm::Region`).
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_tells_of_memory_is_read() {
+        let meminfo = "MemTotal:  8 kB\nMemAvailable:     3 kB\nSwapTotal:  5 kB\nSwapFree:  2 kB\n";
+        assert_eq!(available_in(meminfo), Some(5 << 10));
+        assert_eq!(available_in("MemTotal: 8 kB\n"), None);
+        assert!(available_memory().is_some_and(|available| available > LARGE_BYTES));
+    }
+
+    #[test]
+    fn more_than_all_memory_is_refused() {
+        let mapping = Mapping::new(create_sealed("test", 1 << 45).unwrap()).unwrap();
+        assert_eq!(
+            mapping.allocate(0, 1 << 45).unwrap_err().kind(),
+            io::ErrorKind::OutOfMemory
+        );
+        mapping.allocate(0, LARGE_BYTES).unwrap();
+        assert_eq!(memory_of(mapping.fd()).unwrap(), LARGE_BYTES);
     }
 }

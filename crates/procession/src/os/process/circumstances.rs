@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
 /// Those lines of a thread's `status` whose subject outlives an `execve`.
-const INHERITED: [&str; 18] = [
+const INHERITED: [&str; 20] = [
     "Umask",
     "Uid",
     "Gid",
@@ -24,6 +24,8 @@ const INHERITED: [&str; 18] = [
     "Seccomp_filters",
     "Cpus_allowed",
     "Mems_allowed",
+    "Speculation_Store_Bypass",
+    "SpeculationIndirectBranch",
 ];
 /// Namespaces for the children of a process.
 const NAMESPACES: [&str; 8] = [
@@ -44,6 +46,18 @@ const FILES: [&str; 4] = [
     "/proc/self/coredump_filter",
 ];
 const RESOURCES: u32 = 16;
+/// From the kernel's `prctl.h`: what is asked for without an argument.
+const ATTRIBUTES: [libc::c_int; 5] = [
+    libc::PR_GET_SECUREBITS,
+    libc::PR_GET_THP_DISABLE,
+    libc::PR_MCE_KILL_GET,
+    PR_GET_IO_FLUSHER,
+    PR_GET_MEMORY_MERGE,
+];
+const PR_GET_IO_FLUSHER: libc::c_int = 58;
+const PR_GET_MEMORY_MERGE: libc::c_int = 68;
+/// Memory nodes that a policy may name.
+const NODES: usize = 1024;
 /// From the kernel's `ioprio.h`.
 const IOPRIO_WHO_PROCESS: libc::c_int = 1;
 
@@ -108,6 +122,25 @@ pub fn circumstances() -> Option<Vec<u8>> {
             libc::prctl(libc::PR_GET_TIMERSLACK) as u64,
         ]
     });
+    for attribute in ATTRIBUTES {
+        // SAFETY: these options read one number of the calling process.
+        numbers(&mut told, [unsafe { libc::prctl(attribute, 0, 0, 0, 0) } as u64]);
+    }
+    let (mut policy, mut nodes) = (0 as libc::c_int, [0_u64; NODES / 64]);
+    // SAFETY: the kernel writes one number and as many bits as it is told that there is room for. Where it does not tell,
+    // they stay as they are.
+    unsafe {
+        libc::syscall(
+            libc::SYS_get_mempolicy,
+            &raw mut policy,
+            nodes.as_mut_ptr(),
+            NODES,
+            0,
+            0,
+        )
+    };
+    numbers(&mut told, [policy as u64]);
+    numbers(&mut told, nodes);
     for directory in ["/", "."] {
         let stat = rustix::fs::stat(directory).ok()?;
         numbers(&mut told, [stat.st_dev, stat.st_ino]);
