@@ -383,13 +383,25 @@ def test_rows_are_taken_once_or_in_turn_or_by_each(server, tmp_path):
         ("a.csv", "a,b\n", "holds no rows"),
         ("a.jsonl", "{}\n{\n", "line 2 is no JSON"),
         ("a.json", "{}", "holds no list of rows"),
+        ("a.json", "[1,", r"a\.json: is no JSON"),
+        ("a.json", b"[\xff]", r"a\.json: is no text in UTF-8"),
+        ("a.jsonl", b"1\n\xff\n", r"a\.jsonl: is no text in UTF-8"),
+        ("a.csv", b"a\n\xff\n", r"a\.csv: is no text in UTF-8"),
         ("a.yaml", "", "rows of data are read from"),
     ],
 )
 def test_data_that_is_not_what_it_should_be_is_told(tmp_path, name, text, words):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=words):
         feed(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "row"), [("a.csv", "a\nü\n", {"a": "ü"}), ("a.jsonl", '"ü"\n', "ü"), ("a.json", '["ü"]', "ü")]
+)
+def test_the_mark_that_windows_puts_in_front_of_text_is_no_part_of_it(tmp_path, name, text, row):
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert feed(tmp_path / name).rows == [row]
 
 
 def test_setup_and_teardown_run_once_per_run_and_once_per_process(tmp_path):
