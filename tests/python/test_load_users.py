@@ -320,6 +320,68 @@ def test_exceptions_are_failures_of_the_iteration_with_their_place():
     assert "KeyError: 'no such thing' (test_load_users.py:" in result.examples["script"]
 
 
+def test_what_ends_programs_or_tasks_fails_no_more_than_its_iteration():
+    class Strange(BaseException):
+        pass
+
+    kinds = [Strange, GeneratorExit, KeyboardInterrupt, asyncio.CancelledError]
+
+    def user(n):
+        raise kinds[n]("whatever it is")
+
+    result = few(user, users=1, iterations=4)
+    assert (result.iterations, result.failed_iterations) == (4, 4)
+    assert "Strange: whatever it is (test_load_users.py:" in result.examples["script"]
+
+
+def test_a_task_that_was_cancelled_fails_the_iteration_that_awaits_it():
+    async def user(n):
+        task = asyncio.ensure_future(asyncio.sleep(60))
+        if n % 2:
+            task.cancel()
+            await task
+        task.cancel()
+
+    result = few(user, "async", users=2, iterations=20, processes=1)
+    assert (result.iterations, result.failed_iterations) == (20, 10)
+    assert "CancelledError" in result.examples["script"]
+
+
+def test_users_that_are_cancelled_at_the_end_have_not_failed():
+    async def user():
+        await asyncio.sleep(60)
+
+    result = load(user, users=3, duration=0.3, drain=0.1, processes=1)
+    assert (result.failed_iterations, result.errors) == (0, {})
+
+
+def visits(http):
+    yield http.get("/")
+
+
+async def visits_asynchronously(http):
+    yield await http.get("/")
+
+
+@pytest.mark.parametrize("function", [visits, visits_asynchronously, functools.partial(visits)])
+def test_a_generator_is_refused_as_nothing_of_it_would_run(function):
+    with pytest.raises(LoadError, match=r"visits\w*\(\) is a generator|partial\(\) is a generator"):
+        few(function)
+
+
+def test_work_that_a_plain_function_leaves_to_others_is_a_failure():
+    async def visit():
+        raise AssertionError("nobody awaits this")
+
+    def generate():
+        yield
+
+    for result in (few(lambda: visit()), few(lambda: generate())):
+        assert (result.iterations, result.failed_iterations) == (10, 10)
+        assert "the function returned a " in result.examples["script"]
+    assert few(lambda: "a value").failed_iterations == 0
+
+
 def test_nobody_at_the_address_is_refused_and_raises():
     def user(http):
         with pytest.raises(RequestError, match="refused") as caught:
