@@ -194,13 +194,14 @@ impl<'w, P: Protocol> Driver<'w, P> {
             if P::FLUSHES {
                 self.flush();
             }
-            let sleep_ns = self.time_to_sleep(now);
-            let rests = self.responses_can_wait(sleep_ns);
-            if !rests {
-                self.worker.turned(now);
+            self.worker.turned(now);
+            let mut sleep_ns = self.time_to_sleep(now);
+            if self.responses_can_wait(sleep_ns) {
+                sleep_until_ns(now + sleep_ns);
+                // What lies there is read before anything is sent: a server may have closed a connection meanwhile.
+                sleep_ns = 0;
             }
-            self.poller
-                .wait_into(if rests { 0 } else { sleep_ns }, &mut ready)?;
+            self.poller.wait_into(sleep_ns, &mut ready)?;
             ready.append(&mut self.unread);
             now = now_ns();
             for &(token, readiness) in &ready {
@@ -208,10 +209,6 @@ impl<'w, P: Protocol> Driver<'w, P> {
                 if P::FLUSHES {
                     self.flush();
                 }
-            }
-            if rests {
-                self.worker.turned(now);
-                now = self.rest(now);
             }
         }
         self.count_the_unfinished(now_ns());
@@ -233,18 +230,8 @@ impl<'w, P: Protocol> Driver<'w, P> {
         self.has_rate
             && self.restless_links == 0
             && !self.idle.is_empty()
-            && sleep_ns <= LONGEST_REST_NS
+            && (1..=LONGEST_REST_NS).contains(&sleep_ns)
             && self.worker.next_due_ns().is_some()
-    }
-
-    /// Sleeps until the next request is due, if it still can; gives the present.
-    fn rest(&mut self, now: u64) -> u64 {
-        let sleep_ns = self.time_to_sleep(now);
-        if sleep_ns == 0 || !self.responses_can_wait(sleep_ns) {
-            return now;
-        }
-        sleep_until_ns(now + sleep_ns);
-        now_ns()
     }
 
     fn time_to_sleep(&self, now: u64) -> u64 {

@@ -63,6 +63,10 @@ pub const ALL: &[(&str, fn())] = &[
         http::a_server_that_closes_after_each_answer_is_no_error,
     ),
     (
+        "a_connection_that_was_closed_while_it_was_idle_is_not_used",
+        http::a_connection_that_was_closed_while_it_was_idle_is_not_used,
+    ),
+    (
         "every_kind_of_failure_is_counted_exactly",
         http::every_kind_of_failure_is_counted_exactly,
     ),
