@@ -217,7 +217,7 @@ impl<'w, P: Protocol> Driver<'w, P> {
 
     fn is_through(&self, phase: Phase, now: u64) -> bool {
         let may_begin = if self.has_rate {
-            self.worker.next_due_ns().is_some()
+            self.worker.next_due_ns().is_some() || self.worker.rate_lasts_until_ns(now).is_some()
         } else {
             phase == Phase::Running && self.worker.may_begin(now)
         };
@@ -240,7 +240,8 @@ impl<'w, P: Protocol> Driver<'w, P> {
         }
         let mut until = now + LONGEST_SLEEP_NS;
         if self.has_rate && !self.idle.is_empty() {
-            until = until.min(self.worker.next_due_ns().unwrap_or(u64::MAX));
+            let next_ns = self.worker.next_due_ns().or(self.worker.rate_lasts_until_ns(now));
+            until = until.min(next_ns.unwrap_or(u64::MAX));
         }
         until = until.min(self.timers.next_ns().unwrap_or(u64::MAX));
         if self.busy > 0 {

@@ -112,6 +112,10 @@ pub const ALL: &[(&str, fn())] = &[
         workers::held_up_generator_is_not_believed,
     ),
     (
+        "a_rate_lasts_for_all_of_its_time",
+        workers::a_rate_lasts_for_all_of_its_time,
+    ),
+    (
         "a_held_up_reader_makes_no_response_slow",
         workers::held_up_reader_makes_no_response_slow,
     ),
