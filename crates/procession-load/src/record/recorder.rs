@@ -288,6 +288,7 @@ impl Recorder {
             return;
         }
         add(&cells.failed, 1);
+        add(&cells.late_failed, u64::from(sample.ended_ns > self.load_end_ns));
         if self.steps[step.0 as usize].0 == StepKind::Request {
             add(&self.head().failed, 1);
         }
@@ -349,6 +350,7 @@ impl Recorder {
         add(&cells.late, u64::from(is_late));
         if failure.is_some() {
             add(&cells.failed, 1);
+            add(&cells.late_failed, u64::from(is_late));
         }
         if is_request {
             add(&head.ended, 1);

@@ -59,6 +59,7 @@ struct Sums {
     ended: u64,
     failed: u64,
     late: u64,
+    late_failed: u64,
 }
 
 impl Sums {
@@ -76,6 +77,18 @@ impl Sums {
         self.ended += step.ended;
         self.failed += step.failed;
         self.late += step.late;
+        self.late_failed += step.late_failed;
+    }
+
+    /// How many ended before the load did.
+    fn in_time(&self) -> u64 {
+        self.ended.saturating_sub(self.late)
+    }
+
+    /// Those of them that succeeded.
+    fn good_in_time(&self) -> u64 {
+        self.in_time()
+            .saturating_sub(self.failed.saturating_sub(self.late_failed))
     }
 
     fn latency(&self, has_rate: bool) -> Latency {
@@ -219,7 +232,8 @@ impl Collector {
                     kind,
                     count: sums.ended,
                     errors: sums.failed,
-                    per_second: per_second(sums.ended - sums.late.min(sums.ended), times.measured),
+                    per_second: per_second(sums.in_time(), times.measured),
+                    successes_per_second: per_second(sums.good_in_time(), times.measured),
                     latency: sums.latency(has_rate),
                     first_byte: summary(&sums.first_byte),
                 })
@@ -253,6 +267,7 @@ impl Sums {
         self.ended += other.ended;
         self.failed += other.failed;
         self.late += other.late;
+        self.late_failed += other.late_failed;
     }
 }
 
@@ -388,7 +403,8 @@ fn totals(at: &Progress<'_>, times: &Times, steps: &[(StepKind, String, Sums)], 
         errors: requests.failed,
         unfinished: requests.censored.count().saturating_sub(unsent) + lost + abandoned,
         unsent,
-        requests_per_second: per_second(requests.ended.saturating_sub(requests.late), times.measured),
+        requests_per_second: per_second(requests.in_time(), times.measured),
+        successes_per_second: per_second(requests.good_in_time(), times.measured),
         target_per_second: due
             .filter(|_| times.measured > 0.0)
             .map(|due| due / times.measured),

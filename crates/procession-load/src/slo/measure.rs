@@ -42,11 +42,15 @@ fn iterations(slo: &Slo, result: &RunResult) -> (u64, u64) {
 /// The figure that a condition is about, in the unit of its limit and as a text, and whether it is more than a lower bound.
 fn measured(slo: &Slo, result: &RunResult) -> (f64, String, bool) {
     let totals = &result.totals;
-    let seconds = result.info.measured_seconds;
-    let (requests, errors, latency) = match &slo.step {
-        None => (totals.requests, totals.errors, &result.latency),
+    let (requests, errors, successes_per_second, latency) = match &slo.step {
+        None => (
+            totals.requests,
+            totals.errors,
+            totals.successes_per_second,
+            &result.latency,
+        ),
         Some(name) => match result.steps.iter().find(|step| step.name == *name) {
-            Some(step) => (step.count, step.errors, &step.latency),
+            Some(step) => (step.count, step.errors, step.successes_per_second, &step.latency),
             None => return (f64::NAN, "no such step".to_owned(), false),
         },
     };
@@ -68,7 +72,7 @@ fn measured(slo: &Slo, result: &RunResult) -> (f64, String, bool) {
             (errors as f64, units::grouped(errors), true)
         }
         Figure::Rate => {
-            let rate = (requests - errors.min(requests)) as f64 / seconds;
+            let rate = successes_per_second;
             (rate, units::per_second(rate), true)
         }
     }

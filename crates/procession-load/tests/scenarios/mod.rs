@@ -112,6 +112,10 @@ pub const ALL: &[(&str, fn())] = &[
         workers::held_up_generator_is_not_believed,
     ),
     (
+        "what_ends_after_the_load_is_no_throughput",
+        workers::what_ends_after_the_load_is_no_throughput,
+    ),
+    (
         "a_rate_lasts_for_all_of_its_time",
         workers::a_rate_lasts_for_all_of_its_time,
     ),

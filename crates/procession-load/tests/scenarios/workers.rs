@@ -179,6 +179,21 @@ pub fn held_up_generator_is_not_believed() {
 }
 
 /// What a response waits for that reads it late is not the response's time: the kernel knows when it came.
+pub fn what_ends_after_the_load_is_no_throughput() {
+    let server = servers::tcp(|stream| servers::answer_http1(stream, Duration::from_millis(600)));
+    let target = HttpTarget::get(format!("http://{}/", server.address)).unwrap();
+    let mut plan = Plan::new(Target::Http(target), Pacing::users(4));
+    plan.duration = Some(Duration::from_secs(1));
+    plan.slos = vec!["rate>5/s".parse().unwrap(), "rate>5/s for GET /".parse().unwrap()];
+    let result = Run::start(plan).unwrap().finish().unwrap();
+    // Each user has an answer before the end, and a second one after it.
+    assert!(result.totals.requests > 4, "{:?}", result.totals);
+    assert!(result.totals.successes_per_second <= 4.0, "{:?}", result.totals);
+    for slo in result.slos {
+        assert!(!slo.kept, "{slo:?}");
+    }
+}
+
 pub fn a_rate_lasts_for_all_of_its_time() {
     let server = servers::tcp(|stream| servers::answer_http1(stream, Duration::ZERO));
     let url = format!("http://{}/", server.address);
