@@ -302,7 +302,7 @@ impl<'w, P: Protocol> Driver<'w, P> {
             } else if P::FLUSHES {
                 self.unflushed.push(link_number);
             }
-            let limit = self.timeout_ns as f64 * 1e-9;
+            let limit = self.timeout_ns as f64 / 1e9;
             let kind = self.protocol.timeout_kind();
             if kind == ErrorKind::Lost {
                 self.worker.recorder().datagram(Datagram::Lost);

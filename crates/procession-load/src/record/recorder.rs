@@ -387,7 +387,12 @@ impl Recorder {
     fn count_second(&self, cells: &Step, sample: &Sample, failed: bool, response_ns: Option<u64>) {
         let number = (sample.ended_ns.saturating_sub(self.start_ns) / 1_000_000_000) as u32;
         let slot = &cells.seconds[(number % SECONDS_KEPT) as usize];
-        if slot.number.load(Ordering::Relaxed) != number + 1 {
+        let known = slot.number.load(Ordering::Relaxed);
+        if known > number + 1 {
+            // That second was so long ago that its place is another one's by now.
+            return;
+        }
+        if known <= number {
             empty(slot, number);
         }
         let head = self.head();

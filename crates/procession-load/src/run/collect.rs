@@ -14,6 +14,7 @@ use crate::result::{
 };
 use crate::schedule::Schedule;
 use crate::slo::evaluate;
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +22,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MOST_SECONDS: usize = 7200;
 /// A second is fetched when it has been over for so long: a worker that was about to count in it has done so.
 const SETTLE_NS: u64 = 100_000_000;
+/// So many seconds that are over are fetched once more when they are older: a worker that stood still comes to know only later
+/// when what lay there for it had arrived. Fewer than those that workers keep.
+const YOUNG_SECONDS: usize = 8;
 /// How often the kernel is asked what all cores do: where there are many, that takes a millisecond.
 const CORES_INTERVAL_NS: u64 = 400_000_000;
 
@@ -29,9 +33,10 @@ const CORES_INTERVAL_NS: u64 = 400_000_000;
 pub(super) struct Collector {
     environment: Environment,
     started_at: f64,
-    seconds: Vec<Second>,
+    series: Series,
+    /// The last ones, in which workers may still count something.
+    young: VecDeque<Second>,
     next_second: u32,
-    span: u32,
     cores_at_start: Option<CoreTicks>,
     cores_looked_ns: u64,
     idle_share: Option<f64>,
@@ -117,9 +122,9 @@ impl Collector {
         Collector {
             environment: environment(),
             started_at: 0.0,
-            seconds: Vec::new(),
+            series: Series::default(),
+            young: VecDeque::new(),
             next_second: 0,
-            span: 1,
             cores_at_start: None,
             cores_looked_ns: 0,
             idle_share: None,
@@ -166,29 +171,21 @@ impl Collector {
             if all && second.requests == 0 && self.next_second == over {
                 break;
             }
-            self.push(second);
+            self.young.push_back(second);
         }
-    }
-
-    fn push(&mut self, second: Second) {
-        match self.seconds.last_mut() {
-            Some(last) if last.span < self.span => join(last, &second),
-            _ => self.seconds.push(second),
-        }
-        if self.seconds.len() > MOST_SECONDS {
-            self.span *= 2;
-            let mut joined: Vec<Second> = Vec::with_capacity(MOST_SECONDS);
-            for second in self.seconds.drain(..) {
-                match joined.last_mut() {
-                    Some(last) if last.span < self.span => join(last, &second),
-                    _ => joined.push(second),
-                }
-            }
-            self.seconds = joined;
+        let most_young = if all { 0 } else { YOUNG_SECONDS };
+        while self.young.len() > most_young {
+            let Some(second) = self.young.pop_front() else { break };
+            let again = read_second(region, plan, second.start);
+            // Its place may have been needed for another one.
+            let is_still_there = again.requests >= second.requests;
+            self.series.push(if is_still_there { again } else { second });
         }
     }
 
     pub(super) fn result(&self, at: &Progress<'_>) -> RunResult {
+        let mut series = self.series.clone();
+        self.young.iter().for_each(|second| series.push(second.clone()));
         let has_rate = at.plan.pacing.has_rate();
         let times = Times::new(at);
         let steps = all_steps(at.region);
@@ -238,7 +235,7 @@ impl Collector {
                     first_byte: summary(&sums.first_byte),
                 })
                 .collect(),
-            seconds: self.seconds.clone(),
+            seconds: series.seconds,
             errors: errors(at.region),
             statuses: statuses(at.region),
             workers: workers(at),
@@ -249,6 +246,42 @@ impl Collector {
         result.slos = evaluate(&at.plan.slos, &result);
         result.verdict = judge(&Evidence::of(&result));
         result
+    }
+}
+
+/// What happened in each second, or, in long runs, in each stretch of several.
+#[derive(Debug, Clone)]
+struct Series {
+    seconds: Vec<Second>,
+    span: u32,
+}
+
+impl Default for Series {
+    fn default() -> Series {
+        Series {
+            seconds: Vec::new(),
+            span: 1,
+        }
+    }
+}
+
+impl Series {
+    fn push(&mut self, second: Second) {
+        match self.seconds.last_mut() {
+            Some(last) if last.span < self.span => join(last, &second),
+            _ => self.seconds.push(second),
+        }
+        if self.seconds.len() > MOST_SECONDS {
+            self.span *= 2;
+            let mut joined: Vec<Second> = Vec::with_capacity(MOST_SECONDS);
+            for second in self.seconds.drain(..) {
+                match joined.last_mut() {
+                    Some(last) if last.span < self.span => join(last, &second),
+                    _ => joined.push(second),
+                }
+            }
+            self.seconds = joined;
+        }
     }
 }
 

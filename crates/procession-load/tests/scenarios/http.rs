@@ -149,6 +149,8 @@ pub fn every_kind_of_failure_is_counted_exactly() {
         // Timeouts are in the percentiles, at least at their limit.
         assert!(result.latency.response.p99 >= 0.3 && result.latency.response.p999 >= 0.3);
         assert!(result.errors.iter().all(|error| !error.example.is_empty()));
+        let example = "no complete response within 0.3 s";
+        assert!(result.errors.iter().any(|error| error.example == example), "{:?}", result.errors);
     }
 }
 

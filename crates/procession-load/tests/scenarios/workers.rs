@@ -274,6 +274,11 @@ pub fn held_up_reader_makes_no_response_slow() {
             "{name}: {:?}",
             result.errors
         );
+        assert_eq!(
+            result.seconds.iter().map(|second| second.requests).sum::<u64>(),
+            60,
+            "{name}"
+        );
         // Some were in flight when it began, and came while nobody was there to read them.
         assert!(
             result.latency.service.max < 1.0,
