@@ -72,6 +72,9 @@ def test_options_of_the_call_override_those_of_the_decorator(server):
         ({"stages": "1s:10", "rate": 1}, "do not go together"),
         ({"vuser": "fiber", "iterations": 1}, "vuser must be one of"),
         ({"vuser": "process", "processes": 3, "iterations": 1}, "say how many with users="),
+        ({"slo": "p99<500", "iterations": 1}, "slo: \"p99<500\": a time needs its unit: 500ms or 500s$"),
+        ({"slo": ["p99<1s", "errors>1%"], "iterations": 1}, "slo: \"errors>1%\": errors should stay below"),
+        ({"seed": -1, "iterations": 1}, "seed must be a whole number"),
     ],
 )
 def test_wrong_options_are_told(options, words):
@@ -88,6 +91,9 @@ def test_unknown_options_and_arguments_that_nobody_has_are_told():
         load(lambda data: None, iterations=1)
     with pytest.raises(TypeError, match="sets defaults for"):
         load(processes=3)
+    for option, value in {"slo": 5, "headers": [("a", "b")], "url": 5}.items():
+        with pytest.raises(TypeError, match=f"{option} must "):
+            load(time.time, iterations=1, **{option: value})
 
 
 # --- the same function in three ways -------------------------------------------------------------------------------------

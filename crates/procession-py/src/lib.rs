@@ -37,7 +37,7 @@ mod _native {
     use super::keeper::{read_overtime, TimeKeeper};
     #[pymodule_export]
     use super::load::{
-        load_report, load_think, parse_duration, parse_rate, parse_stages, plan_defaults, ExpectationFailed,
+        check_slo, load_report, load_think, parse_duration, parse_rate, parse_stages, plan_defaults, ExpectationFailed,
         HttpClient, HttpResponse, LoadEngine, LoadProcess, LoadRun, RequestError, SharedCounter, Step,
         TcpClient, TcpConnection, UdpClient, UdpSocket, User, UserStopped, Wait,
     };
