@@ -72,8 +72,8 @@ def test_options_of_the_call_override_those_of_the_decorator(server):
         ({"stages": "1s:10", "rate": 1}, "do not go together"),
         ({"vuser": "fiber", "iterations": 1}, "vuser must be one of"),
         ({"vuser": "process", "processes": 3, "iterations": 1}, "say how many with users="),
-        ({"slo": "p99<500", "iterations": 1}, "slo: \"p99<500\": a time needs its unit: 500ms or 500s$"),
-        ({"slo": ["p99<1s", "errors>1%"], "iterations": 1}, "slo: \"errors>1%\": errors should stay below"),
+        ({"slo": "p99<500", "iterations": 1}, 'slo: "p99<500": a time needs its unit: 500ms or 500s$'),
+        ({"slo": ["p99<1s", "errors>1%"], "iterations": 1}, 'slo: "errors>1%": errors should stay below'),
         ({"seed": -1, "iterations": 1}, "seed must be a whole number"),
     ],
 )

@@ -175,7 +175,9 @@ impl Collector {
         }
         let most_young = if all { 0 } else { YOUNG_SECONDS };
         while self.young.len() > most_young {
-            let Some(second) = self.young.pop_front() else { break };
+            let Some(second) = self.young.pop_front() else {
+                break;
+            };
             let again = read_second(region, plan, second.start);
             // Its place may have been needed for another one.
             let is_still_there = again.requests >= second.requests;

@@ -60,7 +60,11 @@ fn measured(slo: &Slo, result: &RunResult) -> (f64, String, bool) {
         Figure::ErrorShare => {
             let (failed, all) = iterations(slo, result);
             if requests == 0 && all == 0 {
-                let nothing = if totals.unfinished > 0 { "none ended" } else { "no requests" };
+                let nothing = if totals.unfinished > 0 {
+                    "none ended"
+                } else {
+                    "no requests"
+                };
                 return (f64::NAN, nothing.to_owned(), false);
             }
             let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
@@ -150,7 +154,11 @@ mod tests {
         assert_eq!((found[1].slo.as_str(), found[1].kept), ("errors<100%", false));
         assert_eq!(evaluate(&[read("errors<=100%")], &result).len(), 1);
         // Nothing has succeeded either where nothing has ended.
-        (result.totals.requests, result.totals.errors, result.totals.unfinished) = (0, 0, 3);
+        (
+            result.totals.requests,
+            result.totals.errors,
+            result.totals.unfinished,
+        ) = (0, 0, 3);
         let found = &evaluate(&[], &result)[0];
         assert_eq!((found.figure.as_str(), found.kept), ("none ended", false));
         // How it ends is known at the end.

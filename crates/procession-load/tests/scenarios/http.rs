@@ -150,7 +150,11 @@ pub fn every_kind_of_failure_is_counted_exactly() {
         assert!(result.latency.response.p99 >= 0.3 && result.latency.response.p999 >= 0.3);
         assert!(result.errors.iter().all(|error| !error.example.is_empty()));
         let example = "no complete response within 0.3 s";
-        assert!(result.errors.iter().any(|error| error.example == example), "{:?}", result.errors);
+        assert!(
+            result.errors.iter().any(|error| error.example == example),
+            "{:?}",
+            result.errors
+        );
     }
 }
 

@@ -200,7 +200,10 @@ pub fn a_rate_lasts_for_all_of_its_time() {
     // Two requests, the last one long before the end.
     let pacing = Pacing::constant_rate(2.0);
     let duration = Duration::from_millis(900);
-    let mut plan = Plan::new(Target::Http(HttpTarget::get(url.clone()).unwrap()), pacing.clone());
+    let mut plan = Plan::new(
+        Target::Http(HttpTarget::get(url.clone()).unwrap()),
+        pacing.clone(),
+    );
     plan.duration = Some(duration);
     let of_url = Run::start(plan).unwrap().finish().unwrap();
     let of_user = Scenario::new("visit", |user: User| async move { user.get("/").await.map(drop) })
@@ -212,7 +215,11 @@ pub fn a_rate_lasts_for_all_of_its_time() {
     for result in [of_url, of_user] {
         assert_eq!((result.totals.requests, result.totals.errors), (2, 0));
         assert!(result.info.elapsed_seconds >= 0.9, "{:?}", result.info);
-        assert!((result.info.measured_seconds - 0.9).abs() < 1e-6, "{:?}", result.info);
+        assert!(
+            (result.info.measured_seconds - 0.9).abs() < 1e-6,
+            "{:?}",
+            result.info
+        );
     }
 }
 

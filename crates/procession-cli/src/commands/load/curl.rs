@@ -159,7 +159,7 @@ fn add_headers(found: &mut CurlCommand, implied: Vec<(&'static str, String)>) {
     }
     found
         .headers
-        .retain(|header| !header.strip_suffix(':').is_some_and(|name| !name.contains(':')));
+        .retain(|header| header.strip_suffix(':').is_none_or(|name| name.contains(':')));
     for header in &mut found.headers {
         if let Some(name) = header.strip_suffix(';').filter(|name| !name.contains(':')) {
             *header = format!("{name}:");
@@ -351,9 +351,12 @@ fn unescaped(letters: &mut Peekable<Chars<'_>>) -> Result<String, String> {
                 letter @ ('u' | 'U') => match number(letters, 16, if letter == 'u' { 4 } else { 8 }) {
                     Some(code) => push(
                         &mut bytes,
-                        char::from_u32(code).ok_or_else(|| format!("\\{letter}{code:x} in a $' is no character"))?,
+                        char::from_u32(code)
+                            .ok_or_else(|| format!("\\{letter}{code:x} in a $' is no character"))?,
                     ),
-                    None => ['\\', letter].into_iter().for_each(|letter| push(&mut bytes, letter)),
+                    None => ['\\', letter]
+                        .into_iter()
+                        .for_each(|letter| push(&mut bytes, letter)),
                 },
                 'x' => match number(letters, 16, 2) {
                     Some(byte) => bytes.push(byte as u8),
@@ -362,12 +365,16 @@ fn unescaped(letters: &mut Peekable<Chars<'_>>) -> Result<String, String> {
                 digit @ '0'..='7' => {
                     let mut code = digit.to_digit(8).unwrap_or(0);
                     for _ in 0..2 {
-                        let Some(next) = letters.next_if(|letter| letter.is_digit(8)) else { break };
+                        let Some(next) = letters.next_if(|letter| letter.is_digit(8)) else {
+                            break;
+                        };
                         code = code * 8 + next.to_digit(8).unwrap_or(0);
                     }
                     bytes.push(code as u8);
                 }
-                other => ['\\', other].into_iter().for_each(|letter| push(&mut bytes, letter)),
+                other => ['\\', other]
+                    .into_iter()
+                    .for_each(|letter| push(&mut bytes, letter)),
             },
             letter => push(&mut bytes, letter),
         }
@@ -379,7 +386,9 @@ fn unescaped(letters: &mut Peekable<Chars<'_>>) -> Result<String, String> {
 fn number(letters: &mut Peekable<Chars<'_>>, radix: u32, most_digits: usize) -> Option<u32> {
     let mut number = None;
     for _ in 0..most_digits {
-        let Some(digit) = letters.next_if(|letter| letter.is_digit(radix)) else { break };
+        let Some(digit) = letters.next_if(|letter| letter.is_digit(radix)) else {
+            break;
+        };
         number = Some(number.unwrap_or(0) * radix + digit.to_digit(radix)?);
     }
     number
@@ -459,7 +468,10 @@ mod tests {
             headers("curl h -d {} -A me -H 'content-type: application/json' -H 'User-Agent: you'"),
             ["content-type: application/json", "User-Agent: you"]
         );
-        assert_eq!(headers("curl h -d x -H Content-Type: -H 'X-Empty;'"), ["X-Empty:"]);
+        assert_eq!(
+            headers("curl h -d x -H Content-Type: -H 'X-Empty;'"),
+            ["X-Empty:"]
+        );
         assert_eq!(
             headers("curl h -d x --json {} -b a=1 -b b=2"),
             [
@@ -488,7 +500,10 @@ mod tests {
         let found = read("curl -sSXPUT -kd a h").unwrap();
         assert_eq!((found.method.as_deref(), found.insecure), (Some("PUT"), true));
         assert_eq!(found.body, [text("a")]);
-        assert_eq!(read("curl h -sZ"), Err("its option -Z is not known here".to_owned()));
+        assert_eq!(
+            read("curl h -sZ"),
+            Err("its option -Z is not known here".to_owned())
+        );
     }
 
     #[test]
