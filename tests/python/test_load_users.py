@@ -326,6 +326,27 @@ def test_exceptions_are_failures_of_the_iteration_with_their_place():
     assert "KeyError: 'no such thing' (test_load_users.py:" in result.examples["script"]
 
 
+def pauses(http):
+    http.get("/bye")
+    time.sleep(0.2)
+    http.get("/")
+
+
+async def pauses_for_all(http):
+    await http.get("/bye")
+    time.sleep(0.2)
+    await http.get("/")
+
+
+@pytest.mark.parametrize(
+    ("function", "vuser"),
+    [(pauses, "thread"), (pauses, "process"), (pauses_for_all, "async"), (pauses_for_all, "thread")],
+)
+def test_a_connection_that_was_closed_during_a_pause_is_not_used(server, function, vuser):
+    result = few(function, vuser, users=1, iterations=3, url=server.url)
+    assert (result.requests, result.errors) == (6, {}), result.examples
+
+
 def test_what_ends_programs_or_tasks_fails_no_more_than_its_iteration():
     class Strange(BaseException):
         pass
