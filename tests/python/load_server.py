@@ -92,6 +92,9 @@ def main() -> None:
             elif path == "/close":
                 self.transport.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok")
                 self.transport.close()
+            elif path == "/bye":
+                self.transport.write(REPLIES["/"])
+                asyncio.get_running_loop().call_later(0.005, self.transport.close)
             elif path.startswith("/redirect/"):
                 # /redirect/STATUS/URL, where a URL of this server begins with a slash of its own.
                 _, _, status, to = path.split("/", 3)

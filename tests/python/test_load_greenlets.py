@@ -39,6 +39,15 @@ def test_failures_are_raised_where_the_function_waits(server):
     assert "ValueError: seen" in result.examples["script"]
 
 
+def test_what_ends_programs_or_tasks_fails_no_more_than_its_iteration():
+    def user(n):
+        think(0.001)
+        raise (KeyboardInterrupt if n % 2 else asyncio.CancelledError)
+
+    result = load(user, vuser="async", users=2, iterations=10, processes=1)
+    assert (result.iterations, result.failed_iterations) == (10, 10)
+
+
 def test_sockets_work_in_the_same_words(server):
     def user(tcp):
         with tcp.connect(server.tcp) as connection:

@@ -72,6 +72,9 @@ def test_options_of_the_call_override_those_of_the_decorator(server):
         ({"stages": "1s:10", "rate": 1}, "do not go together"),
         ({"vuser": "fiber", "iterations": 1}, "vuser must be one of"),
         ({"vuser": "process", "processes": 3, "iterations": 1}, "say how many with users="),
+        ({"slo": "p99<500", "iterations": 1}, 'slo: "p99<500": a time needs its unit: 500ms or 500s$'),
+        ({"slo": ["p99<1s", "errors>1%"], "iterations": 1}, 'slo: "errors>1%": errors should stay below'),
+        ({"seed": -1, "iterations": 1}, "seed must be a whole number"),
     ],
 )
 def test_wrong_options_are_told(options, words):
@@ -88,6 +91,9 @@ def test_unknown_options_and_arguments_that_nobody_has_are_told():
         load(lambda data: None, iterations=1)
     with pytest.raises(TypeError, match="sets defaults for"):
         load(processes=3)
+    for option, value in {"slo": 5, "headers": [("a", "b")], "url": 5}.items():
+        with pytest.raises(TypeError, match=f"{option} must "):
+            load(time.time, iterations=1, **{option: value})
 
 
 # --- the same function in three ways -------------------------------------------------------------------------------------
@@ -320,6 +326,89 @@ def test_exceptions_are_failures_of_the_iteration_with_their_place():
     assert "KeyError: 'no such thing' (test_load_users.py:" in result.examples["script"]
 
 
+def pauses(http):
+    http.get("/bye")
+    time.sleep(0.2)
+    http.get("/")
+
+
+async def pauses_for_all(http):
+    await http.get("/bye")
+    time.sleep(0.2)
+    await http.get("/")
+
+
+@pytest.mark.parametrize(
+    ("function", "vuser"),
+    [(pauses, "thread"), (pauses, "process"), (pauses_for_all, "async"), (pauses_for_all, "thread")],
+)
+def test_a_connection_that_was_closed_during_a_pause_is_not_used(server, function, vuser):
+    result = few(function, vuser, users=1, iterations=3, url=server.url)
+    assert (result.requests, result.errors) == (6, {}), result.examples
+
+
+def test_what_ends_programs_or_tasks_fails_no_more_than_its_iteration():
+    class Strange(BaseException):
+        pass
+
+    kinds = [Strange, GeneratorExit, KeyboardInterrupt, asyncio.CancelledError]
+
+    def user(n):
+        raise kinds[n]("whatever it is")
+
+    result = few(user, users=1, iterations=4)
+    assert (result.iterations, result.failed_iterations) == (4, 4)
+    assert "Strange: whatever it is (test_load_users.py:" in result.examples["script"]
+
+
+def test_a_task_that_was_cancelled_fails_the_iteration_that_awaits_it():
+    async def user(n):
+        task = asyncio.ensure_future(asyncio.sleep(60))
+        if n % 2:
+            task.cancel()
+            await task
+        task.cancel()
+
+    result = few(user, "async", users=2, iterations=20, processes=1)
+    assert (result.iterations, result.failed_iterations) == (20, 10)
+    assert "CancelledError" in result.examples["script"]
+
+
+def test_users_that_are_cancelled_at_the_end_have_not_failed():
+    async def user():
+        await asyncio.sleep(60)
+
+    result = load(user, users=3, duration=0.3, drain=0.1, processes=1)
+    assert (result.failed_iterations, result.errors) == (0, {})
+
+
+def visits(http):
+    yield http.get("/")
+
+
+async def visits_asynchronously(http):
+    yield await http.get("/")
+
+
+@pytest.mark.parametrize("function", [visits, visits_asynchronously, functools.partial(visits)])
+def test_a_generator_is_refused_as_nothing_of_it_would_run(function):
+    with pytest.raises(LoadError, match=r"visits\w*\(\) is a generator|partial\(\) is a generator"):
+        few(function)
+
+
+def test_work_that_a_plain_function_leaves_to_others_is_a_failure():
+    async def visit():
+        raise AssertionError("nobody awaits this")
+
+    def generate():
+        yield
+
+    for result in (few(lambda: visit()), few(lambda: generate())):
+        assert (result.iterations, result.failed_iterations) == (10, 10)
+        assert "the function returned a " in result.examples["script"]
+    assert few(lambda: "a value").failed_iterations == 0
+
+
 def test_nobody_at_the_address_is_refused_and_raises():
     def user(http):
         with pytest.raises(RequestError, match="refused") as caught:
@@ -383,13 +472,25 @@ def test_rows_are_taken_once_or_in_turn_or_by_each(server, tmp_path):
         ("a.csv", "a,b\n", "holds no rows"),
         ("a.jsonl", "{}\n{\n", "line 2 is no JSON"),
         ("a.json", "{}", "holds no list of rows"),
+        ("a.json", "[1,", r"a\.json: is no JSON"),
+        ("a.json", b"[\xff]", r"a\.json: is no text in UTF-8"),
+        ("a.jsonl", b"1\n\xff\n", r"a\.jsonl: is no text in UTF-8"),
+        ("a.csv", b"a\n\xff\n", r"a\.csv: is no text in UTF-8"),
         ("a.yaml", "", "rows of data are read from"),
     ],
 )
 def test_data_that_is_not_what_it_should_be_is_told(tmp_path, name, text, words):
-    (tmp_path / name).write_text(text)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=words):
         feed(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "row"), [("a.csv", "a\nü\n", {"a": "ü"}), ("a.jsonl", '"ü"\n', "ü"), ("a.json", '["ü"]', "ü")]
+)
+def test_the_mark_that_windows_puts_in_front_of_text_is_no_part_of_it(tmp_path, name, text, row):
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert feed(tmp_path / name).rows == [row]
 
 
 def test_setup_and_teardown_run_once_per_run_and_once_per_process(tmp_path):

@@ -238,6 +238,15 @@ fn what_is_sent_is_what_was_asked_for() {
         (4, 0)
     );
     assert_eq!(result(&json).steps[0].name, "PUT /cart");
+    // Our own header takes the place of the command's, and what -d reads from a file is sent without its line ends.
+    let body = folder.file("body.txt");
+    std::fs::write(&body, "hel\r\nlo\n").unwrap();
+    let curl = format!("curl -X PUT '{url}' -H 'X-Name: other' -d @{body}");
+    run(&["-n", "1", "-o", &json, "--curl", &curl, "-H", "x-name: a b"]);
+    assert_eq!(
+        (result(&json).totals.requests, result(&json).totals.errors),
+        (1, 0)
+    );
 }
 
 #[test]
@@ -245,7 +254,7 @@ fn urls_of_a_file_are_chosen_by_their_weights() {
     let address = server(|_, _| good());
     let folder = Folder::new("urls");
     let (urls, json) = (folder.file("urls.txt"), folder.file("run.json"));
-    let lines = format!("# two of them\n3 http://{address}/often\n1 POST http://{address}/seldom\n");
+    let lines = format!("\u{feff}# two of them\n3 http://{address}/often\n1 POST http://{address}/seldom\n");
     std::fs::write(&urls, lines).unwrap();
     run(&[
         "-n",

@@ -37,9 +37,9 @@ mod _native {
     use super::keeper::{read_overtime, TimeKeeper};
     #[pymodule_export]
     use super::load::{
-        load_report, load_think, parse_duration, parse_rate, parse_stages, plan_defaults, ExpectationFailed,
-        HttpClient, HttpResponse, LoadEngine, LoadProcess, LoadRun, RequestError, SharedCounter, Step,
-        TcpClient, TcpConnection, UdpClient, UdpSocket, User, UserStopped, Wait,
+        check_slo, load_report, load_think, parse_duration, parse_rate, parse_stages, plan_defaults,
+        ExpectationFailed, HttpClient, HttpResponse, LoadEngine, LoadProcess, LoadRun, RequestError,
+        SharedCounter, Step, TcpClient, TcpConnection, UdpClient, UdpSocket, User, UserStopped, Wait,
     };
     #[pymodule_export]
     use super::pickle::pickle_main_by_value;

@@ -78,29 +78,40 @@ def _read(source: Source) -> tuple[str, list[Row]]:
             raise TypeError("data must be a path or a list of rows, not a mapping")
         return "a list", list(source)
     path = os.fspath(source)
+    try:
+        return path, _read_file(path)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is no text in UTF-8: {error}") from None
+
+
+def _read_file(path: str) -> list[Row]:
     suffix = os.path.splitext(path)[1].lower()
+    rows: list[Row] = []
+    # The mark that some programs put in front of their text is no part of it.
+    encoding = "utf-8-sig"
     if suffix == ".csv":
-        # The mark that spreadsheets put in front is no part of the first name.
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            rows: list[Row] = list(csv.DictReader(file))
+        with open(path, newline="", encoding=encoding) as file:
+            rows = list(csv.DictReader(file))
         for number, row in enumerate(rows, 2):
             if None in row or None in row.values():
                 raise ValueError(f"{path}: row {number} has another number of columns than the first line")
-        return path, rows
+        return rows
     if suffix in (".jsonl", ".ndjson"):
-        rows = []
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding=encoding) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     try:
                         rows.append(json.loads(line))
                     except ValueError as error:
                         raise ValueError(f"{path}: line {number} is no JSON: {error}") from None
-        return path, rows
+        return rows
     if suffix == ".json":
-        with open(path, encoding="utf-8") as file:
-            rows = json.load(file)
+        with open(path, encoding=encoding) as file:
+            try:
+                rows = json.load(file)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}: is no JSON: {error}") from None
         if not isinstance(rows, list):
             raise ValueError(f"{path}: holds no list of rows but one {type(rows).__name__}")
-        return path, rows
+        return rows
     raise ValueError(f"{path}: rows of data are read from .csv, .jsonl, .ndjson and .json files")

@@ -22,6 +22,8 @@ class Greenlets:
             ) from None
         self._greenlet = greenlet.greenlet
         self._current = greenlet.getcurrent
+        #: What ends a greenlet from without.
+        self.ends = (greenlet.GreenletExit, GeneratorExit)
 
     def set_aside(self, wait: Awaitable[Any]) -> Any:
         """Called in a greenlet: lets the event loop go on, and returns what was waited for."""

@@ -65,6 +65,18 @@ def _stages(text: Any) -> tuple[bool, list[tuple[float, float]]]:
         raise ValueError(f"stages: {error}") from None
 
 
+def _slos(value: Any) -> list[str]:
+    slos = [value] if isinstance(value, str) else value
+    if not isinstance(slos, (list, tuple)) or not all(isinstance(slo, str) for slo in slos):
+        raise TypeError(f"slo must be a text such as 'p99<500ms', or several, not {value!r}")
+    for slo in slos:
+        try:
+            _native.check_slo(slo)
+        except ValueError as error:
+            raise ValueError(f"slo: {error}") from None
+    return list(slos)
+
+
 def make_plan(scenario: Scenario, options: Mapping[str, Any], vuser: str) -> dict[str, Any]:
     """The plan of a run, as the engine reads it."""
 
@@ -131,10 +143,12 @@ def make_plan(scenario: Scenario, options: Mapping[str, Any], vuser: str) -> dic
     if get("timeout") is not None and get("drain") is None:
         plan["drain_seconds"] = plan["timeout_seconds"]
     if get("seed") is not None:
-        plan["seed"] = int(get("seed"))
+        seed = get("seed")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
+            raise ValueError(f"seed must be a whole number from 0 to 2**64 - 1, not {seed!r}")
+        plan["seed"] = seed
     plan["guards"]["owns_target"] = bool(get("own_target"))
-    slo = get("slo")
-    plan["slos"] = [] if slo is None else [slo] if isinstance(slo, str) else list(slo)
+    plan["slos"] = [] if get("slo") is None else _slos(get("slo"))
     return plan
 
 
@@ -177,7 +191,7 @@ def _defaults(pairs: list[tuple[Callable[..., Any], float]]) -> dict[str, Any]:
             if name == "rate":
                 rates.append(per_second(value, "rate"))
             elif name == "slo":
-                together.setdefault("slo", []).extend([value] if isinstance(value, str) else value)
+                together.setdefault("slo", []).extend(_slos(value))
             elif together.setdefault(name, value) != value:
                 raise LoadError(
                     f"@load({name}=…) of {name_of(function)} says {value!r} where another function says "
@@ -241,8 +255,13 @@ def _version(http2: Any) -> str:
 
 def make_job(scenario: Scenario, plan: dict[str, Any], vuser: str, merged: Mapping[str, Any], value: Any) -> Job:
     headers = merged.get("headers") or {}
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers must map names to texts, as in {{'Accept': 'text/html'}}, not {headers!r}")
+    url = merged.get("url")
+    if url is not None and not isinstance(url, str):
+        raise TypeError(f"url must be a text such as 'http://127.0.0.1:8000', not {url!r}")
     client = {
-        "base_url": merged.get("url"),
+        "base_url": url,
         "headers": [[str(name), str(text)] for name, text in headers.items()],
         "version": _version(merged.get("http2")),
         "redirects": _redirects(merged.get("redirects")),

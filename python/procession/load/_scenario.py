@@ -26,6 +26,13 @@ def name_of(function: Callable[..., Any]) -> str:
     return name if isinstance(name, str) else type(function).__name__
 
 
+def is_generator(function: Callable[..., Any]) -> bool:
+    while hasattr(function, "func"):
+        function = function.func
+    call = type(function).__call__ if callable(function) else None
+    return any(inspect.isgeneratorfunction(one) or inspect.isasyncgenfunction(one) for one in (function, call))
+
+
 def is_async(function: Callable[..., Any]) -> bool:
     while hasattr(function, "func"):
         function = function.func
@@ -41,6 +48,10 @@ class Injection:
     ) -> None:
         self.function = function
         self.is_async = is_async(function)
+        if is_generator(function):
+            raise LoadError(
+                f"{name_of(function)}() is a generator, and calling it runs nothing of it: write it without `yield`"
+            )
         self.positional: list[str | Feed] = []
         self.keywords: dict[str, str | Feed] = {}
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import os
 import random
 import sys
@@ -138,6 +139,18 @@ def _binder(function: Callable[..., Any], injection: Injection, user: Any, setup
     return lambda: function(*arguments)
 
 
+def _undone(result: Any) -> TypeError | None:
+    """What a plain function has returned is of no interest, unless it is work that nobody does."""
+    if inspect.iscoroutine(result):
+        result.close()
+        what = "a coroutine, which a plain function cannot run: write it, and what decorates it, as `async def`"
+    elif inspect.isgenerator(result) or inspect.isasyncgen(result):
+        what = "a generator, of which nothing has run: write it without `yield`"
+    else:
+        return None
+    return TypeError(f"the function returned {what}")
+
+
 class DataUsedUp(BaseException):
     """There is no row of data left that nobody has had."""
 
@@ -149,6 +162,8 @@ class _Users:
         self.setup_value = setup_value
         #: What runs plain functions where coroutines are run.
         self.greenlets: Greenlets | None = None
+        #: Whether users that are still there are cancelled, as the run is over.
+        self.is_ending = False
 
     def caller(self, user: Any) -> Callable[[], Any]:
         return _Caller(self.job, user, self.setup_value).next
@@ -176,11 +191,16 @@ class _Users:
                     continue
                 try:
                     await call()
-                except (Exception, SystemExit, KeyboardInterrupt) as error:
-                    fail(error)
                 except DataUsedUp:
                     user.out_of_data()
                     return
+                except (_native.UserStopped, GeneratorExit):
+                    raise
+                except BaseException as error:
+                    # Also a task that the function awaits may have been cancelled.
+                    if self.is_ending:
+                        raise
+                    fail(error)
                 else:
                     done()
         finally:
@@ -190,19 +210,29 @@ class _Users:
         """The life of a user that is a plain function."""
         call = self.caller(user)
         begin, done, fail = user.begin, user.done, user.fail
+        ends: tuple[type[BaseException], ...] = (_native.UserStopped,)
         if self.greenlets is not None:
             begin = self.greenlets.begins(begin)
+            ends += self.greenlets.ends
         try:
             while begin():
                 try:
-                    call()
-                except (Exception, SystemExit, KeyboardInterrupt) as error:
-                    fail(error)
+                    result = call()
                 except DataUsedUp:
                     user.out_of_data()
                     return
+                except ends:
+                    raise
+                except BaseException as error:
+                    if self.is_ending:
+                        raise
+                    fail(error)
                 else:
-                    done()
+                    undone = None if result is None else _undone(result)
+                    if undone is None:
+                        done()
+                    else:
+                        fail(undone)
         except _native.UserStopped:
             pass
         finally:
@@ -251,6 +281,7 @@ class _Users:
             await over
         finally:
             engine.detach()
+            self.is_ending = True
             for task in tasks:
                 task.cancel()
             if tasks:

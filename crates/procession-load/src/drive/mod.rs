@@ -194,13 +194,14 @@ impl<'w, P: Protocol> Driver<'w, P> {
             if P::FLUSHES {
                 self.flush();
             }
-            let sleep_ns = self.time_to_sleep(now);
-            let rests = self.responses_can_wait(sleep_ns);
-            if !rests {
-                self.worker.turned(now);
+            self.worker.turned(now);
+            let mut sleep_ns = self.time_to_sleep(now);
+            if self.responses_can_wait(sleep_ns) {
+                sleep_until_ns(now + sleep_ns);
+                // What lies there is read before anything is sent: a server may have closed a connection meanwhile.
+                sleep_ns = 0;
             }
-            self.poller
-                .wait_into(if rests { 0 } else { sleep_ns }, &mut ready)?;
+            self.poller.wait_into(sleep_ns, &mut ready)?;
             ready.append(&mut self.unread);
             now = now_ns();
             for &(token, readiness) in &ready {
@@ -209,10 +210,6 @@ impl<'w, P: Protocol> Driver<'w, P> {
                     self.flush();
                 }
             }
-            if rests {
-                self.worker.turned(now);
-                now = self.rest(now);
-            }
         }
         self.count_the_unfinished(now_ns());
         Ok(())
@@ -220,7 +217,7 @@ impl<'w, P: Protocol> Driver<'w, P> {
 
     fn is_through(&self, phase: Phase, now: u64) -> bool {
         let may_begin = if self.has_rate {
-            self.worker.next_due_ns().is_some()
+            self.worker.next_due_ns().is_some() || self.worker.rate_lasts_until_ns(now).is_some()
         } else {
             phase == Phase::Running && self.worker.may_begin(now)
         };
@@ -233,18 +230,8 @@ impl<'w, P: Protocol> Driver<'w, P> {
         self.has_rate
             && self.restless_links == 0
             && !self.idle.is_empty()
-            && sleep_ns <= LONGEST_REST_NS
+            && (1..=LONGEST_REST_NS).contains(&sleep_ns)
             && self.worker.next_due_ns().is_some()
-    }
-
-    /// Sleeps until the next request is due, if it still can; gives the present.
-    fn rest(&mut self, now: u64) -> u64 {
-        let sleep_ns = self.time_to_sleep(now);
-        if sleep_ns == 0 || !self.responses_can_wait(sleep_ns) {
-            return now;
-        }
-        sleep_until_ns(now + sleep_ns);
-        now_ns()
     }
 
     fn time_to_sleep(&self, now: u64) -> u64 {
@@ -253,7 +240,8 @@ impl<'w, P: Protocol> Driver<'w, P> {
         }
         let mut until = now + LONGEST_SLEEP_NS;
         if self.has_rate && !self.idle.is_empty() {
-            until = until.min(self.worker.next_due_ns().unwrap_or(u64::MAX));
+            let next_ns = self.worker.next_due_ns().or(self.worker.rate_lasts_until_ns(now));
+            until = until.min(next_ns.unwrap_or(u64::MAX));
         }
         until = until.min(self.timers.next_ns().unwrap_or(u64::MAX));
         if self.busy > 0 {
@@ -314,7 +302,7 @@ impl<'w, P: Protocol> Driver<'w, P> {
             } else if P::FLUSHES {
                 self.unflushed.push(link_number);
             }
-            let limit = self.timeout_ns as f64 * 1e-9;
+            let limit = self.timeout_ns as f64 / 1e9;
             let kind = self.protocol.timeout_kind();
             if kind == ErrorKind::Lost {
                 self.worker.recorder().datagram(Datagram::Lost);

@@ -119,9 +119,7 @@ pub(crate) fn redirected(
     } else if location.starts_with('/') {
         format!("{scheme}://{}{location}", from.authority)
     } else {
-        let path = from.path.split('?').next().unwrap_or("/");
-        let folder = &path[..=path.rfind('/').unwrap_or(0)];
-        format!("{scheme}://{}{folder}{location}", from.authority)
+        format!("{scheme}://{}{}", from.authority, relative(&from.path, location))
     };
     let to = Url::parse(&url).map_err(failure)?;
     let leaves = (to.tls, &to.host, to.port) != (from.tls, &from.host, from.port);
@@ -146,6 +144,34 @@ pub(crate) fn redirected(
             .retain(|header| !header.name.to_ascii_lowercase().starts_with("content-"));
     }
     Ok(Some((next, leaves)))
+}
+
+/// The path and query that a relative reference leads to from this path and query, as RFC 3986 has it.
+fn relative(from: &str, to: &str) -> String {
+    let path = from.split('?').next().unwrap_or("/");
+    let (to_path, behind) = to.split_at(to.find(['?', '#']).unwrap_or(to.len()));
+    if to_path.is_empty() {
+        return match behind.starts_with('?') {
+            true => format!("{path}{behind}"),
+            false => from.to_owned(),
+        };
+    }
+    let folder = &path[..path.rfind('/').unwrap_or(0)];
+    let mut segments: Vec<&str> = folder.split('/').skip(1).collect();
+    for segment in to_path.split('/') {
+        match segment {
+            "." => {}
+            ".." => {
+                segments.pop();
+            }
+            segment => segments.push(segment),
+        }
+    }
+    // What ends with a folder has nothing behind its last slash.
+    if to_path.ends_with("/.") || to_path.ends_with("/..") || matches!(to_path, "." | "..") {
+        segments.push("");
+    }
+    format!("/{}{behind}", segments.join("/"))
 }
 
 #[cfg(test)]
@@ -196,6 +222,29 @@ mod tests {
             follow(302, "/login?next=http://h:81/"),
             ("GET".into(), "http://h:81/login?next=http://h:81/".into(), 0)
         );
+    }
+
+    #[test]
+    fn relative_references_lead_where_rfc_3986_says() {
+        for (to, where_to) in [
+            ("d", "/a/b/d"),
+            ("d/", "/a/b/d/"),
+            ("./d?e=/x/..", "/a/b/d?e=/x/.."),
+            ("?e", "/a/b/c?e"),
+            ("", "/a/b/c?q"),
+            ("#part", "/a/b/c?q"),
+            ("d#part", "/a/b/d#part"),
+            (".", "/a/b/"),
+            ("..", "/a/"),
+            ("../d", "/a/d"),
+            ("../..", "/"),
+            ("../../../d", "/d"),
+            ("e/../d", "/a/b/d"),
+        ] {
+            assert_eq!(relative("/a/b/c?q", to), where_to, "{to:?}");
+        }
+        assert_eq!(relative("/", "d"), "/d");
+        assert_eq!(relative("/?q", "?e"), "/?e");
     }
 
     #[test]

@@ -410,7 +410,8 @@ impl Protocol for Http1 {
     #[inline]
     fn can_wait(&self, link: &Link) -> bool {
         // A response of which a part has come may be a long one, which goes on when there is room for it.
-        let is_unanswered = link.written_ns > 0 && link.received_bytes == 0 && link.own.is_none();
+        let is_sent = link.written_ns > 0 && !link.stream.has_unsent();
+        let is_unanswered = is_sent && link.received_bytes == 0 && link.own.is_none();
         link.stream.has_noted_arrival() && (link.request.is_none() || is_unanswered)
     }
 

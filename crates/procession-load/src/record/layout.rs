@@ -147,6 +147,8 @@ pub(crate) struct Step {
     pub failed: AtomicU64,
     /// Those that ended after the load did.
     pub late: AtomicU64,
+    /// Those of them that failed.
+    pub late_failed: AtomicU64,
     pub response: Cells,
     pub service: Cells,
     pub lag: Cells,

@@ -288,6 +288,7 @@ impl Recorder {
             return;
         }
         add(&cells.failed, 1);
+        add(&cells.late_failed, u64::from(sample.ended_ns > self.load_end_ns));
         if self.steps[step.0 as usize].0 == StepKind::Request {
             add(&self.head().failed, 1);
         }
@@ -349,6 +350,7 @@ impl Recorder {
         add(&cells.late, u64::from(is_late));
         if failure.is_some() {
             add(&cells.failed, 1);
+            add(&cells.late_failed, u64::from(is_late));
         }
         if is_request {
             add(&head.ended, 1);
@@ -385,7 +387,12 @@ impl Recorder {
     fn count_second(&self, cells: &Step, sample: &Sample, failed: bool, response_ns: Option<u64>) {
         let number = (sample.ended_ns.saturating_sub(self.start_ns) / 1_000_000_000) as u32;
         let slot = &cells.seconds[(number % SECONDS_KEPT) as usize];
-        if slot.number.load(Ordering::Relaxed) != number + 1 {
+        let known = slot.number.load(Ordering::Relaxed);
+        if known > number + 1 {
+            // That second was so long ago that its place is another one's by now.
+            return;
+        }
+        if known <= number {
             empty(slot, number);
         }
         let head = self.head();

@@ -48,6 +48,7 @@ fn step(name: &str, count: u64, errors: u64, median_us: u64) -> StepResult {
         count,
         errors,
         per_second: count as f64 / 10.0,
+        successes_per_second: (count - errors) as f64 / 10.0,
         latency: latency(
             times(count, median_us, 2),
             Histogram::default(),
@@ -145,6 +146,7 @@ pub fn good() -> RunResult {
             unfinished: 0,
             unsent: 0,
             requests_per_second: 1000.0,
+            successes_per_second: 998.8,
             target_per_second: Some(1000.0),
             error_share: 0.0012,
             bytes_sent: 620_000,
@@ -240,6 +242,7 @@ pub fn bad() -> RunResult {
     result.totals.unsent = 2_880;
     result.totals.errors = 1_210;
     result.totals.error_share = 0.121;
+    result.totals.successes_per_second = 879.0;
     result.totals.warmup_requests = 700;
     result.errors = ErrorKind::ALL
         .iter()

@@ -126,6 +126,9 @@ pub struct Totals {
     pub unsent: u64,
     /// How many ended in the measured time, per second.
     pub requests_per_second: f64,
+    /// How many of them succeeded, per second.
+    #[serde(default)]
+    pub successes_per_second: f64,
     /// What was asked for, per second, if a rate was.
     pub target_per_second: Option<f64>,
     /// `errors` of `requests`, 0 to 1.
@@ -209,6 +212,9 @@ pub struct StepResult {
     pub errors: u64,
     /// How many ended in the measured time, per second.
     pub per_second: f64,
+    /// How many of them succeeded, per second.
+    #[serde(default)]
+    pub successes_per_second: f64,
     /// How long it took.
     pub latency: Latency,
     /// From sending to the first byte; empty for what has no response.

@@ -14,6 +14,7 @@ use crate::result::{
 };
 use crate::schedule::Schedule;
 use crate::slo::evaluate;
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,6 +22,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const MOST_SECONDS: usize = 7200;
 /// A second is fetched when it has been over for so long: a worker that was about to count in it has done so.
 const SETTLE_NS: u64 = 100_000_000;
+/// So many seconds that are over are fetched once more when they are older: a worker that stood still comes to know only later
+/// when what lay there for it had arrived. Fewer than those that workers keep.
+const YOUNG_SECONDS: usize = 8;
 /// How often the kernel is asked what all cores do: where there are many, that takes a millisecond.
 const CORES_INTERVAL_NS: u64 = 400_000_000;
 
@@ -29,9 +33,10 @@ const CORES_INTERVAL_NS: u64 = 400_000_000;
 pub(super) struct Collector {
     environment: Environment,
     started_at: f64,
-    seconds: Vec<Second>,
+    series: Series,
+    /// The last ones, in which workers may still count something.
+    young: VecDeque<Second>,
     next_second: u32,
-    span: u32,
     cores_at_start: Option<CoreTicks>,
     cores_looked_ns: u64,
     idle_share: Option<f64>,
@@ -59,6 +64,7 @@ struct Sums {
     ended: u64,
     failed: u64,
     late: u64,
+    late_failed: u64,
 }
 
 impl Sums {
@@ -76,6 +82,18 @@ impl Sums {
         self.ended += step.ended;
         self.failed += step.failed;
         self.late += step.late;
+        self.late_failed += step.late_failed;
+    }
+
+    /// How many ended before the load did.
+    fn in_time(&self) -> u64 {
+        self.ended.saturating_sub(self.late)
+    }
+
+    /// Those of them that succeeded.
+    fn good_in_time(&self) -> u64 {
+        self.in_time()
+            .saturating_sub(self.failed.saturating_sub(self.late_failed))
     }
 
     fn latency(&self, has_rate: bool) -> Latency {
@@ -104,9 +122,9 @@ impl Collector {
         Collector {
             environment: environment(),
             started_at: 0.0,
-            seconds: Vec::new(),
+            series: Series::default(),
+            young: VecDeque::new(),
             next_second: 0,
-            span: 1,
             cores_at_start: None,
             cores_looked_ns: 0,
             idle_share: None,
@@ -153,29 +171,23 @@ impl Collector {
             if all && second.requests == 0 && self.next_second == over {
                 break;
             }
-            self.push(second);
+            self.young.push_back(second);
         }
-    }
-
-    fn push(&mut self, second: Second) {
-        match self.seconds.last_mut() {
-            Some(last) if last.span < self.span => join(last, &second),
-            _ => self.seconds.push(second),
-        }
-        if self.seconds.len() > MOST_SECONDS {
-            self.span *= 2;
-            let mut joined: Vec<Second> = Vec::with_capacity(MOST_SECONDS);
-            for second in self.seconds.drain(..) {
-                match joined.last_mut() {
-                    Some(last) if last.span < self.span => join(last, &second),
-                    _ => joined.push(second),
-                }
-            }
-            self.seconds = joined;
+        let most_young = if all { 0 } else { YOUNG_SECONDS };
+        while self.young.len() > most_young {
+            let Some(second) = self.young.pop_front() else {
+                break;
+            };
+            let again = read_second(region, plan, second.start);
+            // Its place may have been needed for another one.
+            let is_still_there = again.requests >= second.requests;
+            self.series.push(if is_still_there { again } else { second });
         }
     }
 
     pub(super) fn result(&self, at: &Progress<'_>) -> RunResult {
+        let mut series = self.series.clone();
+        self.young.iter().for_each(|second| series.push(second.clone()));
         let has_rate = at.plan.pacing.has_rate();
         let times = Times::new(at);
         let steps = all_steps(at.region);
@@ -219,12 +231,13 @@ impl Collector {
                     kind,
                     count: sums.ended,
                     errors: sums.failed,
-                    per_second: per_second(sums.ended - sums.late.min(sums.ended), times.measured),
+                    per_second: per_second(sums.in_time(), times.measured),
+                    successes_per_second: per_second(sums.good_in_time(), times.measured),
                     latency: sums.latency(has_rate),
                     first_byte: summary(&sums.first_byte),
                 })
                 .collect(),
-            seconds: self.seconds.clone(),
+            seconds: series.seconds,
             errors: errors(at.region),
             statuses: statuses(at.region),
             workers: workers(at),
@@ -235,6 +248,42 @@ impl Collector {
         result.slos = evaluate(&at.plan.slos, &result);
         result.verdict = judge(&Evidence::of(&result));
         result
+    }
+}
+
+/// What happened in each second, or, in long runs, in each stretch of several.
+#[derive(Debug, Clone)]
+struct Series {
+    seconds: Vec<Second>,
+    span: u32,
+}
+
+impl Default for Series {
+    fn default() -> Series {
+        Series {
+            seconds: Vec::new(),
+            span: 1,
+        }
+    }
+}
+
+impl Series {
+    fn push(&mut self, second: Second) {
+        match self.seconds.last_mut() {
+            Some(last) if last.span < self.span => join(last, &second),
+            _ => self.seconds.push(second),
+        }
+        if self.seconds.len() > MOST_SECONDS {
+            self.span *= 2;
+            let mut joined: Vec<Second> = Vec::with_capacity(MOST_SECONDS);
+            for second in self.seconds.drain(..) {
+                match joined.last_mut() {
+                    Some(last) if last.span < self.span => join(last, &second),
+                    _ => joined.push(second),
+                }
+            }
+            self.seconds = joined;
+        }
     }
 }
 
@@ -253,6 +302,7 @@ impl Sums {
         self.ended += other.ended;
         self.failed += other.failed;
         self.late += other.late;
+        self.late_failed += other.late_failed;
     }
 }
 
@@ -388,7 +438,8 @@ fn totals(at: &Progress<'_>, times: &Times, steps: &[(StepKind, String, Sums)], 
         errors: requests.failed,
         unfinished: requests.censored.count().saturating_sub(unsent) + lost + abandoned,
         unsent,
-        requests_per_second: per_second(requests.ended.saturating_sub(requests.late), times.measured),
+        requests_per_second: per_second(requests.in_time(), times.measured),
+        successes_per_second: per_second(requests.good_in_time(), times.measured),
         target_per_second: due
             .filter(|_| times.measured > 0.0)
             .map(|due| due / times.measured),

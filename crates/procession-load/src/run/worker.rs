@@ -270,6 +270,14 @@ impl Worker {
         }
     }
 
+    /// Until when a rate lasts of which nothing is due any more: it is one over all of the time for which it was asked. `None` if
+    /// only a number of requests ends it, or it has ended.
+    #[inline]
+    pub(crate) fn rate_lasts_until_ns(&self, now_ns: u64) -> Option<u64> {
+        let lasts = self.schedule.is_some() && self.begun < self.budget && now_ns < self.load_end_ns;
+        (lasts && self.load_end_ns < u64::MAX).then_some(self.load_end_ns)
+    }
+
     /// Takes the next arrival, if it is due: something begins that was to begin at the moment that is returned.
     #[inline]
     pub fn take_arrival(&mut self, now_ns: u64) -> Option<u64> {

@@ -17,8 +17,9 @@ pub(crate) fn evaluate(slos: &[Slo], result: &RunResult) -> Vec<SloResult> {
     let mut results: Vec<SloResult> = slos.iter().map(evaluated).collect();
     // Nobody wants a run to pass in which nothing succeeded. Who does, has a condition about errors that says so.
     let about_errors = |slo: &Slo| matches!(slo.figure, Figure::ErrorShare | Figure::ErrorCount);
-    let something_ended = result.totals.requests > 0 || result.totals.iterations > 0;
-    if something_ended && result.state >= RunState::Finished && !slos.iter().any(about_errors) {
+    let totals = &result.totals;
+    let something_began = totals.requests > 0 || totals.iterations > 0 || totals.unfinished > 0;
+    if something_began && result.state >= RunState::Finished && !slos.iter().any(about_errors) {
         let unspoken = evaluated(&Slo {
             figure: Figure::ErrorShare,
             comparison: Comparison::Below,
@@ -41,11 +42,15 @@ fn iterations(slo: &Slo, result: &RunResult) -> (u64, u64) {
 /// The figure that a condition is about, in the unit of its limit and as a text, and whether it is more than a lower bound.
 fn measured(slo: &Slo, result: &RunResult) -> (f64, String, bool) {
     let totals = &result.totals;
-    let seconds = result.info.measured_seconds;
-    let (requests, errors, latency) = match &slo.step {
-        None => (totals.requests, totals.errors, &result.latency),
+    let (requests, errors, successes_per_second, latency) = match &slo.step {
+        None => (
+            totals.requests,
+            totals.errors,
+            totals.successes_per_second,
+            &result.latency,
+        ),
         Some(name) => match result.steps.iter().find(|step| step.name == *name) {
-            Some(step) => (step.count, step.errors, &step.latency),
+            Some(step) => (step.count, step.errors, step.successes_per_second, &step.latency),
             None => return (f64::NAN, "no such step".to_owned(), false),
         },
     };
@@ -55,7 +60,12 @@ fn measured(slo: &Slo, result: &RunResult) -> (f64, String, bool) {
         Figure::ErrorShare => {
             let (failed, all) = iterations(slo, result);
             if requests == 0 && all == 0 {
-                return (f64::NAN, "no requests".to_owned(), false);
+                let nothing = if totals.unfinished > 0 {
+                    "none ended"
+                } else {
+                    "no requests"
+                };
+                return (f64::NAN, nothing.to_owned(), false);
             }
             let share = |part: u64, whole: u64| part as f64 / whole.max(1) as f64;
             let share = share(errors, requests).max(share(failed, all));
@@ -66,7 +76,7 @@ fn measured(slo: &Slo, result: &RunResult) -> (f64, String, bool) {
             (errors as f64, units::grouped(errors), true)
         }
         Figure::Rate => {
-            let rate = (requests - errors.min(requests)) as f64 / seconds;
+            let rate = successes_per_second;
             (rate, units::per_second(rate), true)
         }
     }
@@ -143,6 +153,14 @@ mod tests {
         let found = evaluate(&[read("rate>0/s")], &result);
         assert_eq!((found[1].slo.as_str(), found[1].kept), ("errors<100%", false));
         assert_eq!(evaluate(&[read("errors<=100%")], &result).len(), 1);
+        // Nothing has succeeded either where nothing has ended.
+        (
+            result.totals.requests,
+            result.totals.errors,
+            result.totals.unfinished,
+        ) = (0, 0, 3);
+        let found = &evaluate(&[], &result)[0];
+        assert_eq!((found.figure.as_str(), found.kept), ("none ended", false));
         // How it ends is known at the end.
         result.state = RunState::Running;
         assert_eq!(evaluate(&[], &result), []);

@@ -201,7 +201,8 @@ impl State {
     }
 
     fn is_over(&mut self, now_ns: u64) -> bool {
-        self.out_of_data || self.phase(now_ns) > Phase::Running || !self.worker.may_begin(now_ns)
+        let may_begin = self.worker.may_begin(now_ns) || self.worker.rate_lasts_until_ns(now_ns).is_some();
+        self.out_of_data || self.phase(now_ns) > Phase::Running || !may_begin
     }
 
     pub(super) fn phase(&mut self, now_ns: u64) -> Phase {
@@ -241,7 +242,8 @@ impl State {
         if let Some(intended_ns) = self.worker.take_arrival(now_ns) {
             return Next::Go { intended_ns };
         }
-        match self.worker.next_due_ns() {
+        let until_ns = self.worker.next_due_ns();
+        match until_ns.or(self.worker.rate_lasts_until_ns(now_ns)) {
             Some(until_ns) => Next::Wait { until_ns },
             None => Next::Over,
         }

@@ -1,6 +1,6 @@
 //! URLs against the server on loopback.
 
-use super::{count_of, quick};
+use super::{count_of, quick, servers};
 use procession_load::plan::{Arrivals, HttpRequest, HttpTarget, Pacing, Plan, RateStage, Target};
 use procession_load::result::{ErrorKind, RunResult, RunState};
 use procession_load::server::{LoopbackServer, Served, ServerOptions, Spoil};
@@ -87,6 +87,25 @@ pub fn a_server_that_closes_after_each_answer_is_no_error() {
     assert!(result.totals.bytes_received > 100 * 300_000);
 }
 
+pub fn a_connection_that_was_closed_while_it_was_idle_is_not_used() {
+    let server = servers::closes_when_idle(Duration::from_micros(50));
+    // Between two requests there is time to close, and none that the generator would sleep through otherwise.
+    let pacing = Pacing::constant_rate(4_000.0);
+    let target = HttpTarget::get(format!("http://{}/", server.address)).unwrap();
+    let mut plan = Plan::new(Target::Http(target), pacing);
+    plan.processes = 1;
+    plan.duration = Some(Duration::from_secs(1));
+    let result = run(plan);
+    let closed = result.totals.connections;
+    assert!(closed > 100, "{closed}");
+    // A few may cross on the way.
+    assert!(
+        count_of(&result, ErrorKind::Reset) * 4 < closed,
+        "{closed} connections, {:?}",
+        result.errors
+    );
+}
+
 pub fn every_kind_of_failure_is_counted_exactly() {
     let options = ServerOptions {
         spoil: Spoil {
@@ -130,6 +149,12 @@ pub fn every_kind_of_failure_is_counted_exactly() {
         // Timeouts are in the percentiles, at least at their limit.
         assert!(result.latency.response.p99 >= 0.3 && result.latency.response.p999 >= 0.3);
         assert!(result.errors.iter().all(|error| !error.example.is_empty()));
+        let example = "no complete response within 0.3 s";
+        assert!(
+            result.errors.iter().any(|error| error.example == example),
+            "{:?}",
+            result.errors
+        );
     }
 }
 

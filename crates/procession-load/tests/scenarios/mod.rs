@@ -63,6 +63,10 @@ pub const ALL: &[(&str, fn())] = &[
         http::a_server_that_closes_after_each_answer_is_no_error,
     ),
     (
+        "a_connection_that_was_closed_while_it_was_idle_is_not_used",
+        http::a_connection_that_was_closed_while_it_was_idle_is_not_used,
+    ),
+    (
         "every_kind_of_failure_is_counted_exactly",
         http::every_kind_of_failure_is_counted_exactly,
     ),
@@ -106,6 +110,14 @@ pub const ALL: &[(&str, fn())] = &[
     (
         "a_held_up_generator_is_not_believed",
         workers::held_up_generator_is_not_believed,
+    ),
+    (
+        "what_ends_after_the_load_is_no_throughput",
+        workers::what_ends_after_the_load_is_no_throughput,
+    ),
+    (
+        "a_rate_lasts_for_all_of_its_time",
+        workers::a_rate_lasts_for_all_of_its_time,
     ),
     (
         "a_held_up_reader_makes_no_response_slow",

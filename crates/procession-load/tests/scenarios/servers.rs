@@ -96,6 +96,24 @@ pub fn answer_http1(mut stream: impl Read + Write, answer_time: Duration) {
     }
 }
 
+/// Closes each connection on which nothing comes for this time after an answer, and does not say so before.
+pub fn closes_when_idle(idle: Duration) -> Server {
+    tcp(move |mut stream| {
+        let mut buffer = [0; 4096];
+        while let Ok(1..) = stream.read(&mut buffer) {
+            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+            if stream.write_all(answer).is_err() || stream.set_nonblocking(true).is_err() {
+                return;
+            }
+            // Limits of sockets are too coarse.
+            std::thread::sleep(idle);
+            if stream.peek(&mut buffer).is_err() || stream.set_nonblocking(false).is_err() {
+                return;
+            }
+        }
+    })
+}
+
 fn tls_config(client_certificates: bool, protocol: &[u8]) -> Arc<ServerConfig> {
     let chain = vec![CertificateDer::from_pem_file(fixture("server.pem")).unwrap()];
     let key = PrivateKeyDer::from_pem_file(fixture("server.key")).unwrap();

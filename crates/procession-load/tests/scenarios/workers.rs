@@ -179,6 +179,50 @@ pub fn held_up_generator_is_not_believed() {
 }
 
 /// What a response waits for that reads it late is not the response's time: the kernel knows when it came.
+pub fn what_ends_after_the_load_is_no_throughput() {
+    let server = servers::tcp(|stream| servers::answer_http1(stream, Duration::from_millis(600)));
+    let target = HttpTarget::get(format!("http://{}/", server.address)).unwrap();
+    let mut plan = Plan::new(Target::Http(target), Pacing::users(4));
+    plan.duration = Some(Duration::from_secs(1));
+    plan.slos = vec!["rate>5/s".parse().unwrap(), "rate>5/s for GET /".parse().unwrap()];
+    let result = Run::start(plan).unwrap().finish().unwrap();
+    // Each user has an answer before the end, and a second one after it.
+    assert!(result.totals.requests > 4, "{:?}", result.totals);
+    assert!(result.totals.successes_per_second <= 4.0, "{:?}", result.totals);
+    for slo in result.slos {
+        assert!(!slo.kept, "{slo:?}");
+    }
+}
+
+pub fn a_rate_lasts_for_all_of_its_time() {
+    let server = servers::tcp(|stream| servers::answer_http1(stream, Duration::ZERO));
+    let url = format!("http://{}/", server.address);
+    // Two requests, the last one long before the end.
+    let pacing = Pacing::constant_rate(2.0);
+    let duration = Duration::from_millis(900);
+    let mut plan = Plan::new(
+        Target::Http(HttpTarget::get(url.clone()).unwrap()),
+        pacing.clone(),
+    );
+    plan.duration = Some(duration);
+    let of_url = Run::start(plan).unwrap().finish().unwrap();
+    let of_user = Scenario::new("visit", |user: User| async move { user.get("/").await.map(drop) })
+        .base_url(&url)
+        .pacing(pacing)
+        .duration(duration)
+        .run()
+        .unwrap();
+    for result in [of_url, of_user] {
+        assert_eq!((result.totals.requests, result.totals.errors), (2, 0));
+        assert!(result.info.elapsed_seconds >= 0.9, "{:?}", result.info);
+        assert!(
+            (result.info.measured_seconds - 0.9).abs() < 1e-6,
+            "{:?}",
+            result.info
+        );
+    }
+}
+
 pub fn held_up_reader_makes_no_response_slow() {
     let answer_time = Duration::from_millis(300);
     let server = servers::tcp(move |stream| servers::answer_http1(stream, answer_time));
@@ -236,6 +280,11 @@ pub fn held_up_reader_makes_no_response_slow() {
             (60, 0),
             "{name}: {:?}",
             result.errors
+        );
+        assert_eq!(
+            result.seconds.iter().map(|second| second.requests).sum::<u64>(),
+            60,
+            "{name}"
         );
         // Some were in flight when it began, and came while nobody was there to read them.
         assert!(

@@ -122,6 +122,15 @@ pub fn parse_rate(text: &str) -> PyResult<f64> {
     quantity::rate(text).map_err(PyValueError::new_err)
 }
 
+/// A condition in words, such as `p99<500ms`: says what is wrong with it, where, and what to write instead.
+#[pyfunction]
+pub fn check_slo(text: &str) -> PyResult<()> {
+    text.parse::<Slo>().map(drop).map_err(|error| {
+        let help = error.help().map_or_else(String::new, |help| format!(": {help}"));
+        PyValueError::new_err(format!("{text:?}: {error}{help}"))
+    })
+}
+
 /// Stages in words, such as `30s:100,2m:500` or `30s:100/s`: whether they are of a rate, and seconds and goal of each.
 #[pyfunction]
 pub fn parse_stages(text: &str) -> PyResult<(bool, Vec<(f64, f64)>)> {

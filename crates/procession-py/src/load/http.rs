@@ -135,7 +135,7 @@ impl HttpClient {
             body: body.as_ref().map(|(bytes, kind)| (bytes.as_slice(), *kind)),
             redirects: most_redirects(options.redirects)?,
         };
-        let (user, is_async) = (self.user, self.inner.is_async);
+        let user = self.user;
         let called: OnceLock<Arc<str>> = OnceLock::new();
         let made = self.inner.run(
             py,
@@ -144,10 +144,9 @@ impl HttpClient {
                 url: url.to_owned(),
             },
             |crew| {
-                if !is_async {
-                    // Nobody has looked at this user's connections since its last call.
-                    let _ = crew.look_for_closed();
-                }
+                // Nobody may have looked at this user's connections since its last call: where it is a coroutine, because one
+                // of them held up all others.
+                let _ = crew.look_for_closed();
                 let (ticket, name) = crew.request(user, &asked, expected, timeout_ns)?;
                 let _ = called.set(name);
                 Ok(ticket)

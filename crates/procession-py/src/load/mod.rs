@@ -20,7 +20,7 @@ mod wait;
 
 pub use counter::SharedCounter;
 pub use engine::LoadEngine;
-pub use host::{load_report, parse_duration, parse_rate, parse_stages, plan_defaults, LoadRun};
+pub use host::{check_slo, load_report, parse_duration, parse_rate, parse_stages, plan_defaults, LoadRun};
 pub use http::HttpClient;
 pub use process::{load_think, LoadProcess, Step};
 pub use raw::{TcpClient, TcpConnection, UdpClient, UdpSocket};

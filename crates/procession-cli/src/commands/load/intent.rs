@@ -454,19 +454,39 @@ fn with_http_options(arguments: &LoadArguments, mut target: HttpTarget) -> Resul
     Ok(target)
 }
 
+/// The bytes of a piece of a curl command's body.
+fn curl_body(piece: &curl::Data) -> Result<Vec<u8>, CommandError> {
+    match piece {
+        curl::Data::Text(text) => Ok(text.clone().into_bytes()),
+        curl::Data::File { path, is_one_line } => {
+            let mut bytes = body(&format!("@{path}"))?.0;
+            bytes.retain(|byte| !(*is_one_line && matches!(byte, b'\r' | b'\n' | 0)));
+            Ok(bytes)
+        }
+    }
+}
+
 fn from_curl(arguments: &LoadArguments, command: &str) -> Result<Target, CommandError> {
     let found = curl::read(command)
         .map_err(|why| usage(format!("cannot understand the command of --curl: {why}")))?;
-    let text = arguments.body.as_deref().or(found.body.as_deref());
+    let has_body = arguments.body.is_some() || !found.body.is_empty();
     let method = arguments.method.as_deref().or(found.method.as_deref());
-    let method = method.unwrap_or(if text.is_some() { "POST" } else { "GET" });
+    let method = method.unwrap_or(if has_body { "POST" } else { "GET" });
     let mut request = HttpRequest::new(method, &found.url).map_err(|error| usage(error.to_string()))?;
     for text in &found.headers {
         request.headers.push(header(text)?);
     }
-    request.headers.extend(headers(arguments)?);
-    if let Some(text) = text {
-        request.body = body(text)?;
+    let own = headers(arguments)?;
+    let is_own = |name: &str| own.iter().any(|header| header.name.eq_ignore_ascii_case(name));
+    request.headers.retain(|header| !is_own(&header.name));
+    request.headers.extend(own);
+    match &arguments.body {
+        Some(text) => request.body = body(text)?,
+        None => {
+            for piece in &found.body {
+                request.body.0.extend(curl_body(piece)?);
+            }
+        }
     }
     let mut target = HttpTarget::new(vec![request]);
     target.tls.insecure = found.insecure;
@@ -485,6 +505,8 @@ fn url_file(arguments: &LoadArguments, path: &str) -> Result<Vec<HttpRequest>, C
     let text =
         std::fs::read_to_string(path).map_err(|error| usage(format!("cannot read {path:?}: {error}")))?;
     let mut requests = Vec::new();
+    // Some programs put a mark in front of their text.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
