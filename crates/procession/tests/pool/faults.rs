@@ -519,6 +519,21 @@ fn task_that_forks_does_not_become_two_workers() {
 }
 
 #[test]
+fn initializer_that_forks_does_not_become_two_workers() {
+    let _alone = alone();
+    let pool = builder()
+        .processes(1)
+        // SAFETY: a worker has one thread.
+        .initializer(|| match unsafe { os::fork() }.unwrap() {
+            os::Forked::Child => panic!("in the copy alone"),
+            os::Forked::Parent(_) => {}
+        })
+        .build()
+        .unwrap();
+    assert_eq!(pool.map(square, 0..1000).unwrap().len(), 1000);
+}
+
+#[test]
 fn a_task_that_fails_leaves_what_it_had_written() {
     let _alone = alone();
     no_core_dumps();
