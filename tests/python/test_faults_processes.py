@@ -110,6 +110,15 @@ def test_an_initializer_that_forks_and_comes_back_in_both_processes_stays_one_wo
             assert_pool_is_whole(pool)
 
 
+def test_a_task_that_closes_descriptors_which_are_not_its_own_hinders_nobody(start_method):
+    with open_pool(start_method, 2) as pool:
+        with time_limit(PATIENCE_SECONDS, "tasks that close what is not theirs"):
+            for x in range(5):
+                assert pool.apply(fault_tasks.close_all_descriptors, (x,)) == x
+            assert pool.map(fault_tasks.close_all_descriptors, range(20)) == list(range(20))
+            assert_pool_is_whole(pool)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The caller forks, ignores SIGCHLD, or reaps whatever there is to reap.
 
