@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 import types
-from typing import Any, BinaryIO, Callable, NoReturn
+from typing import Any, AsyncIterable, BinaryIO, Callable, NoReturn
 
 import procession
 
@@ -206,15 +206,21 @@ class Task:
         return value if self.star else (value,)
 
     def call(self, *arguments: Any) -> Any:
-        """What the function returns; a generator is read to its end, a coroutine run to its end."""
+        """What the function returns; a generator is read to its end, a coroutine run to its end, or both."""
         result = self.function(*arguments)
         if isinstance(result, types.GeneratorType):
             return list(result)
+        if isinstance(result, types.AsyncGeneratorType):
+            result = _gather(result)
         if isinstance(result, types.CoroutineType):
             import asyncio
 
             return asyncio.run(result)
         return result
+
+
+async def _gather(values: AsyncIterable[Any]) -> list[Any]:
+    return [value async for value in values]
 
 
 # --- in the workers ----------------------------------------------------------------------------------------------

@@ -104,6 +104,7 @@ def test_printed_lines_are_labelled_when_asked_for(folder: Path) -> None:
 def test_coroutines_and_generators_are_run_to_their_end(folder: Path) -> None:
     assert run("map", "work.py:waits", "a", "-q").stdout == "a\n"
     assert run("map", "work.py:yields", "ab", "-q").stdout == '["a", "b"]\n'
+    assert run("map", "work.py:yields_and_waits", "ab", "-q").stdout == '["a", "b"]\n'
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
