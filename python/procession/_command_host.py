@@ -62,7 +62,10 @@ def printable(text: str) -> str:
 
 
 def _error_line(error: BaseException) -> str:
-    return printable("".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[-1])
+    """The error's class and the first line of its text; a syntax error is preceded by its place, others by nothing."""
+    lines = "".join(traceback.format_exception_only(type(error), error)).splitlines()
+    line = next((line for line in lines if line and not line[0].isspace()), type(error).__name__)
+    return printable(line.rstrip())
 
 
 def _user_traceback(error: BaseException, skip_files: tuple[str, ...]) -> str:
@@ -431,7 +434,7 @@ class MapHost:
             report["status"] = "died"
         elif isinstance(error, procession.WorkerInitError):
             # The same for every item: the worker cannot be made, so neither can the run.
-            fatal = Fatal("pool", f"no worker could start: {_error_line(error)}", None, printable(str(error)))
+            fatal = Fatal("pool", "no worker could start", None, printable(str(error)))
             self.channel.send("fatal", to_json(fatal.report))
             return
         else:
