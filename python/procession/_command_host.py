@@ -123,8 +123,13 @@ def _load_module(name: str) -> types.ModuleType:
 
 
 def _execute(place: str, load: Callable[[], Any]) -> Any:
+    pid = os.getpid()
     try:
-        return load()
+        loaded = load()
+        if os.getpid() != pid:
+            # The module has forked and come back in both processes. The copy would answer what this one is asked.
+            os._exit(0)
+        return loaded
     except BaseException as error:
         if isinstance(error, ModuleNotFoundError) and error.name is not None:
             if place == error.name or place.startswith(error.name + "."):

@@ -113,6 +113,12 @@ def test_every_start_method_gives_the_same(folder: Path, start_method: str) -> N
     assert (done.returncode, done.stdout) == (0, "A\nB\n"), done.stderr
 
 
+def test_a_module_that_forks_and_comes_back_in_both_processes_is_run_once(folder: Path) -> None:
+    (folder / "twins.py").write_text("import os\nos.fork()\n\ndef f(text):\n    return text\n")
+    done = run("map", "twins.py:f", "-", "-q", "--ordered", input="".join(f"{n}\n" for n in range(500)))
+    assert (done.returncode, done.stdout) == (0, "".join(f"{n}\n" for n in range(500))), done.stderr
+
+
 def test_results_go_to_the_output_file(folder: Path) -> None:
     (folder / "out.txt").write_text("what was there before, and is longer")
     done = run("map", "work.py:upper", "a", "--output", "out.txt")
