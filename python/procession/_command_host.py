@@ -252,6 +252,8 @@ def _start_worker(hello: dict[str, Any] | None, inherited_descriptors: tuple[int
         os.close(descriptor)
     _print_by_lines()
     if hello is not None:
+        # Where the host was when it loaded the function, which may have gone elsewhere meanwhile.
+        os.chdir(hello["folder"])
         _task = Task(hello)
 
 
@@ -348,7 +350,12 @@ def _make_pool(hello: dict[str, Any], channel: Channel, processes: int, **option
         arguments: tuple[Any, ...] = (None, channel.descriptors)
     else:
         arguments = (hello, ())
+    path = sys.path[:]
     try:
+        if arguments[0] is not None:
+            # Such workers load the function themselves, after all that they need before: they would take a json.py in the
+            # user's folder for Python's.
+            sys.path[:] = hello["path"]
         return context.Pool(processes, _start_worker, arguments, **options)
     except Exception as error:
         scarce = isinstance(error, (OSError, MemoryError, ValueError))
@@ -356,6 +363,8 @@ def _make_pool(hello: dict[str, Any], channel: Channel, processes: int, **option
             "ask for fewer with --processes N, or see the limits of this session with `ulimit -a`" if scarce else None
         )
         raise Fatal("pool", f"cannot start a pool of {processes} processes: {_error_line(error)}", help) from error
+    finally:
+        sys.path[:] = path
 
 
 class MapHost:
@@ -538,6 +547,7 @@ def _serve(channel: Channel) -> None:
         _load(hello, channel, settings)
         return
     channel.die_with_command(True)
+    hello["folder"], hello["path"] = os.getcwd(), sys.path[:]
     _task = Task(hello)
     if job == "map":
         limits = {
