@@ -235,11 +235,12 @@ def test_a_killed_watcher_changes_nothing(tmp_path):
         os.kill(top.pid, signal.SIGKILL)
         assert os.WTERMSIG(top.end()) == signal.SIGKILL
         assert pool.map(tasks.double, range(1000)) == [2 * n for n in range(1000)]
-        again = Terminal("--interval", "0.05")
-        again.wait_for("1,000 done")
-        # Its terminal is put right also when it is asked to end.
-        os.kill(again.pid, signal.SIGTERM)
-        assert again.end() == 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            again = Terminal("--interval", "0.05")
+            again.wait_for("1,000 done")
+            # Its terminal is put right also when it is asked to end.
+            os.kill(again.pid, number)
+            assert again.end() == 0
 
 
 # Without tmux the tests above look at what is written to a terminal, if not at how it looks there.
