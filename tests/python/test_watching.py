@@ -145,6 +145,23 @@ if __name__ == "__main__":
     )
 
 
+def test_a_pool_of_the_command_names_the_function_and_not_the_program_that_runs_it(tmp_path):
+    gate = tmp_path / "gate"
+    (tmp_path / "work.py").write_text(Path(tasks.__file__).read_text())
+    command = subprocess.Popen([COMMAND, "map", "work.py:wait_for_file", str(gate), "-q"], cwd=tmp_path)
+
+    def line():
+        return next((line for line in ps().splitlines() if "work.py:wait_for_file" in line), "")
+
+    try:
+        wait_until(line, "the pool is listed")
+        assert line().startswith("pool of process ") and " -c … " in line()
+        assert "import" not in line()
+    finally:
+        gate.touch()
+        assert command.wait(PATIENCE_SECONDS) == 0
+
+
 class Terminal:
     """``procession top`` on a terminal of its own."""
 
