@@ -21,7 +21,7 @@ import threading
 import time
 import traceback
 import types
-from typing import Any, BinaryIO, Callable, NoReturn
+from typing import Any, AsyncIterable, BinaryIO, Callable, NoReturn
 
 import procession
 
@@ -62,7 +62,10 @@ def printable(text: str) -> str:
 
 
 def _error_line(error: BaseException) -> str:
-    return printable("".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[-1])
+    """The error's class and the first line of its text; a syntax error is preceded by its place, others by nothing."""
+    lines = "".join(traceback.format_exception_only(type(error), error)).splitlines()
+    line = next((line for line in lines if line and not line[0].isspace()), type(error).__name__)
+    return printable(line.rstrip())
 
 
 def _user_traceback(error: BaseException, skip_files: tuple[str, ...]) -> str:
@@ -120,8 +123,13 @@ def _load_module(name: str) -> types.ModuleType:
 
 
 def _execute(place: str, load: Callable[[], Any]) -> Any:
+    pid = os.getpid()
     try:
-        return load()
+        loaded = load()
+        if os.getpid() != pid:
+            # The module has forked and come back in both processes. The copy would answer what this one is asked.
+            os._exit(0)
+        return loaded
     except BaseException as error:
         if isinstance(error, ModuleNotFoundError) and error.name is not None:
             if place == error.name or place.startswith(error.name + "."):
@@ -206,15 +214,21 @@ class Task:
         return value if self.star else (value,)
 
     def call(self, *arguments: Any) -> Any:
-        """What the function returns; a generator is read to its end, a coroutine run to its end."""
+        """What the function returns; a generator is read to its end, a coroutine run to its end, or both."""
         result = self.function(*arguments)
         if isinstance(result, types.GeneratorType):
             return list(result)
+        if isinstance(result, types.AsyncGeneratorType):
+            result = _gather(result)
         if isinstance(result, types.CoroutineType):
             import asyncio
 
             return asyncio.run(result)
         return result
+
+
+async def _gather(values: AsyncIterable[Any]) -> list[Any]:
+    return [value async for value in values]
 
 
 # --- in the workers ----------------------------------------------------------------------------------------------
@@ -238,6 +252,8 @@ def _start_worker(hello: dict[str, Any] | None, inherited_descriptors: tuple[int
         os.close(descriptor)
     _print_by_lines()
     if hello is not None:
+        # Where the host was when it loaded the function, which may have gone elsewhere meanwhile.
+        os.chdir(hello["folder"])
         _task = Task(hello)
 
 
@@ -334,7 +350,12 @@ def _make_pool(hello: dict[str, Any], channel: Channel, processes: int, **option
         arguments: tuple[Any, ...] = (None, channel.descriptors)
     else:
         arguments = (hello, ())
+    path = sys.path[:]
     try:
+        if arguments[0] is not None:
+            # Such workers load the function themselves, after all that they need before: they would take a json.py in the
+            # user's folder for Python's.
+            sys.path[:] = hello["path"]
         return context.Pool(processes, _start_worker, arguments, **options)
     except Exception as error:
         scarce = isinstance(error, (OSError, MemoryError, ValueError))
@@ -342,6 +363,8 @@ def _make_pool(hello: dict[str, Any], channel: Channel, processes: int, **option
             "ask for fewer with --processes N, or see the limits of this session with `ulimit -a`" if scarce else None
         )
         raise Fatal("pool", f"cannot start a pool of {processes} processes: {_error_line(error)}", help) from error
+    finally:
+        sys.path[:] = path
 
 
 class MapHost:
@@ -425,7 +448,7 @@ class MapHost:
             report["status"] = "died"
         elif isinstance(error, procession.WorkerInitError):
             # The same for every item: the worker cannot be made, so neither can the run.
-            fatal = Fatal("pool", f"no worker could start: {_error_line(error)}", None, printable(str(error)))
+            fatal = Fatal("pool", "no worker could start", None, printable(str(error)))
             self.channel.send("fatal", to_json(fatal.report))
             return
         else:
@@ -524,6 +547,7 @@ def _serve(channel: Channel) -> None:
         _load(hello, channel, settings)
         return
     channel.die_with_command(True)
+    hello["folder"], hello["path"] = os.getcwd(), sys.path[:]
     _task = Task(hello)
     if job == "map":
         limits = {

@@ -87,7 +87,8 @@ class PoolWorker(_process.BaseProcess):
                 sys.exit(1)
             try:
                 _state.append(settings.initializer(*settings.initargs))
-            except BaseException:
+            except BaseException as error:
+                seat.end_forked_copy(error)
                 import traceback
 
                 seat.report_broken(f"the initializer raised in {self.name}\n\n{traceback.format_exc()}")

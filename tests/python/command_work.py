@@ -141,6 +141,12 @@ def yields(text):
     yield from text
 
 
+async def yields_and_waits(text):
+    for letter in text:
+        await asyncio.sleep(0.001)
+        yield letter
+
+
 class Shouter:
     @staticmethod
     def shout(text):

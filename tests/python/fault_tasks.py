@@ -125,3 +125,35 @@ def huge_or_deadly_at_five(x):
     if x == 5:
         sigkill_self()
     return make_bytes(5_000_000, x)
+
+
+def fork_and_return(x):
+    """Comes back in two processes; tells how the second one ended."""
+    child = os.fork()
+    if child == 0:
+        return "from the copy"
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fork_and_raise(error):
+    """The same, raised in the second one."""
+    child = os.fork()
+    if child == 0:
+        raise error
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fork_and_go_on():
+    """As an initializer: comes back in two processes."""
+    os.fork()
+
+
+def fork_and_fail_in_the_copy():
+    """As an initializer: fails in a process that is no worker."""
+    if os.fork() == 0:
+        raise LookupError("in the copy alone")
+
+
+def close_all_descriptors(x):
+    os.closerange(3, 256)
+    return x

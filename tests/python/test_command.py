@@ -104,12 +104,38 @@ def test_printed_lines_are_labelled_when_asked_for(folder: Path) -> None:
 def test_coroutines_and_generators_are_run_to_their_end(folder: Path) -> None:
     assert run("map", "work.py:waits", "a", "-q").stdout == "a\n"
     assert run("map", "work.py:yields", "ab", "-q").stdout == '["a", "b"]\n'
+    assert run("map", "work.py:yields_and_waits", "ab", "-q").stdout == '["a", "b"]\n'
 
 
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
 def test_every_start_method_gives_the_same(folder: Path, start_method: str) -> None:
     done = run("map", "work.py:upper", "a", "b", "--start-method", start_method, "--ordered")
     assert (done.returncode, done.stdout) == (0, "A\nB\n"), done.stderr
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+def test_a_module_that_goes_to_another_folder_is_loaded_by_every_start_method(folder: Path, start_method: str) -> None:
+    (folder / "below").mkdir()
+    (folder / "goes.py").write_text("import os\nos.chdir('below')\n\ndef where(text):\n    return os.getcwd()\n")
+    for named in ("goes.py:where", "goes:where"):
+        done = run("map", named, "a", "--start-method", start_method, "-q")
+        assert (done.returncode, done.stdout) == (0, f"{os.path.realpath(folder / 'below')}\n"), done.stderr
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
+def test_a_file_beside_the_functions_hides_none_of_pythons_own_from_the_workers(
+    folder: Path, start_method: str
+) -> None:
+    for name in ("json", "queue", "traceback"):
+        (folder / f"{name}.py").write_text("")
+    done = run("map", "work.py:no_threes", "1", "3", "--start-method", start_method, "--jsonl", "--ordered")
+    assert [record["status"] for record in json_lines(done)] == ["ok", "error"], done.stderr
+
+
+def test_a_module_that_forks_and_comes_back_in_both_processes_is_run_once(folder: Path) -> None:
+    (folder / "twins.py").write_text("import os\nos.fork()\n\ndef f(text):\n    return text\n")
+    done = run("map", "twins.py:f", "-", "-q", "--ordered", input="".join(f"{n}\n" for n in range(500)))
+    assert (done.returncode, done.stdout) == (0, "".join(f"{n}\n" for n in range(500))), done.stderr
 
 
 def test_results_go_to_the_output_file(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -118,3 +119,11 @@ def test_an_interrupted_run_is_resumed(folder: Path) -> None:
     spoilt = folder / "spoilt"
     spoilt.write_text("no report\n")
     assert "line 1 is not one that --jsonl writes" in run("map", "work.py:upper", "a", "--resume", spoilt).stderr
+
+
+def test_a_former_run_is_read_from_plain_files_only(folder: Path) -> None:
+    os.mkfifo("pipe")
+    for place in ("pipe", "/dev/zero", "."):
+        done = run("map", "work.py:upper", "a", "--resume", place)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.startswith(f"error: cannot resume from {place}: it is not a plain file\n help: ")

@@ -55,6 +55,7 @@ def test_a_module_that_raises_on_import_shows_its_own_traceback_only(folder: Pat
         ("import no_such_library\n", "ModuleNotFoundError: No module named 'no_such_library'"),
         ("from . import sibling\n", "ImportError: attempted relative import"),
         ("raise KeyboardInterrupt\n", "KeyboardInterrupt"),
+        ("raise ValueError('the first line\\nand the second')\n", "ValueError: the first line"),
     ],
 )
 def test_other_ways_to_fail_on_import_are_named_too(folder: Path, source: str, message: str) -> None:

@@ -93,6 +93,32 @@ def test_a_task_may_run_programs_and_reap_them(start_method):
         assert pool.map(nested_tasks.run_program, range(6), 1) == [42] * 6
 
 
+def test_a_task_that_forks_and_comes_back_in_both_processes_stays_one_worker(start_method):
+    with open_pool(start_method, 2) as pool:
+        with time_limit(PATIENCE_SECONDS, "tasks that fork"):
+            assert pool.map(fault_tasks.fork_and_return, range(20), chunksize=5) == [0] * 20
+            assert [pool.apply(fault_tasks.fork_and_return, (x,)) for x in range(4)] == [0] * 4
+            endings = [SystemExit(3), SystemExit(), SystemExit("a word"), LookupError("in the copy alone")]
+            assert pool.map(fault_tasks.fork_and_raise, endings) == [3, 0, 1, 1]
+            assert_pool_is_whole(pool)
+
+
+@pytest.mark.parametrize("initializer", [fault_tasks.fork_and_go_on, fault_tasks.fork_and_fail_in_the_copy])
+def test_an_initializer_that_forks_and_comes_back_in_both_processes_stays_one_worker(start_method, initializer):
+    with open_pool(start_method, 2, initializer) as pool:
+        with time_limit(PATIENCE_SECONDS, "tasks after an initializer that forks"):
+            assert_pool_is_whole(pool)
+
+
+def test_a_task_that_closes_descriptors_which_are_not_its_own_hinders_nobody(start_method):
+    with open_pool(start_method, 2) as pool:
+        with time_limit(PATIENCE_SECONDS, "tasks that close what is not theirs"):
+            for x in range(5):
+                assert pool.apply(fault_tasks.close_all_descriptors, (x,)) == x
+            assert pool.map(fault_tasks.close_all_descriptors, range(20)) == list(range(20))
+            assert_pool_is_whole(pool)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The caller forks, ignores SIGCHLD, or reaps whatever there is to reap.
 

@@ -145,6 +145,23 @@ if __name__ == "__main__":
     )
 
 
+def test_a_pool_of_the_command_names_the_function_and_not_the_program_that_runs_it(tmp_path):
+    gate = tmp_path / "gate"
+    (tmp_path / "work.py").write_text(Path(tasks.__file__).read_text())
+    command = subprocess.Popen([COMMAND, "map", "work.py:wait_for_file", str(gate), "-q"], cwd=tmp_path)
+
+    def line():
+        return next((line for line in ps().splitlines() if "work.py:wait_for_file" in line), "")
+
+    try:
+        wait_until(line, "the pool is listed")
+        assert line().startswith("pool of process ") and " -c … " in line()
+        assert "import" not in line()
+    finally:
+        gate.touch()
+        assert command.wait(PATIENCE_SECONDS) == 0
+
+
 class Terminal:
     """``procession top`` on a terminal of its own."""
 
@@ -235,11 +252,12 @@ def test_a_killed_watcher_changes_nothing(tmp_path):
         os.kill(top.pid, signal.SIGKILL)
         assert os.WTERMSIG(top.end()) == signal.SIGKILL
         assert pool.map(tasks.double, range(1000)) == [2 * n for n in range(1000)]
-        again = Terminal("--interval", "0.05")
-        again.wait_for("1,000 done")
-        # Its terminal is put right also when it is asked to end.
-        os.kill(again.pid, signal.SIGTERM)
-        assert again.end() == 0
+        for number in (signal.SIGTERM, signal.SIGINT):
+            again = Terminal("--interval", "0.05")
+            again.wait_for("1,000 done")
+            # Its terminal is put right also when it is asked to end.
+            os.kill(again.pid, number)
+            assert again.end() == 0
 
 
 # Without tmux the tests above look at what is written to a terminal, if not at how it looks there.

@@ -86,7 +86,8 @@ impl Advice {
         let waiting_share = 1.0 - plain_loop.busy_share.clamp(0.0, 1.0);
         let call_seconds = plain_loop.median_seconds / bench.items.max(1) as f64;
         Some(if speed_up < GAIN {
-            if largest == 1 {
+            // One process alone is not meant to be faster, only not to be slower.
+            if largest == 1 && speed_up >= WELL_USED {
                 Self::Scales { best, speed_up }
             } else if call_seconds < TINY_CALL_SECONDS {
                 Self::TasksTooSmall { call_seconds }
@@ -184,6 +185,16 @@ mod tests {
         assert!(matches!(Advice::on(&tiny), Some(Advice::TasksTooSmall { .. })));
         let little = bench(10, 2, 1.0, 0.01, &[(1, 0.05), (2, 0.06)]);
         assert!(matches!(Advice::on(&little), Some(Advice::TooLittleWork { .. })));
+        let one_process = bench(10, 1, 1.0, 0.01, &[(1, 0.05)]);
+        assert!(matches!(
+            Advice::on(&one_process),
+            Some(Advice::TooLittleWork { .. })
+        ));
+        let one_that_is_as_fast = bench(10, 1, 1.0, 10.0, &[(1, 10.1)]);
+        assert!(matches!(
+            Advice::on(&one_that_is_as_fast),
+            Some(Advice::Scales { best: 1, .. })
+        ));
         let shared = bench(10, 2, 1.0, 10.0, &[(1, 10.0), (2, 9.9)]);
         assert_eq!(Advice::on(&shared), Some(Advice::NoGain));
     }

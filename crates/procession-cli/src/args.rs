@@ -303,7 +303,7 @@ pub struct MapArguments {
     ///
     /// In seconds; twice as long before each further attempt, up to a minute. Use it when what failed needs time to recover:
     /// `--retries 5 --retry-delay 0.5`. Other items are worked on meanwhile.
-    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = retry_delay)]
     pub retry_delay: Option<f64>,
 
     /// Write results in the order of the inputs
@@ -339,7 +339,7 @@ pub struct MapArguments {
     /// How many failures the summary lists
     ///
     /// Each with its input and error; `--show-failures 0` lists none. `--jsonl` writes every one with its traceback.
-    #[arg(long, value_name = "N", default_value_t = SHOW_FAILURES)]
+    #[arg(long, value_name = "N", default_value_t = SHOW_FAILURES, value_parser = whole_number::<usize>)]
     pub show_failures: usize,
 
     /// Show no progress bar
@@ -367,7 +367,7 @@ pub struct BenchArguments {
     ///
     /// As `for i in range(N)` would. Use it for functions that take a number, or to have many equal items:
     /// `--range 1000`.
-    #[arg(long, value_name = "N", conflicts_with_all = ["inputs", "glob", "json", "star"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["inputs", "glob", "json", "star"], value_parser = whole_number::<u64>)]
     pub range: Option<u64>,
 
     /// The numbers of processes to measure
@@ -541,9 +541,14 @@ fn processes(text: &str) -> Result<usize, String> {
     }
 }
 
+fn whole_number<N: FromStr>(text: &str) -> Result<N, String> {
+    text.parse()
+        .map_err(|_| "expected a whole number of at least 0, such as 1000".to_owned())
+}
+
 fn retries(text: &str) -> Result<u32, String> {
     text.parse()
-        .map_err(|_| "expected a whole number of at least 0".to_owned())
+        .map_err(|_| format!("expected a whole number from 0 to {}", u32::MAX))
 }
 
 fn bytes(text: &str) -> Result<u64, String> {
@@ -583,6 +588,18 @@ fn seconds(text: &str) -> Result<f64, String> {
         Ok(seconds) if seconds.is_finite() && seconds > 0.0 => Ok(seconds),
         Ok(_) => Err("expected a number of seconds above 0; leave the option out for no limit".to_owned()),
         Err(_) => Err("expected a number of seconds without a unit, such as 2.5".to_owned()),
+    }
+}
+
+/// A point in time must be left at which the item is tried again.
+fn retry_delay(text: &str) -> Result<f64, String> {
+    const MOST_SECONDS: f64 = 1e9;
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= MOST_SECONDS => Ok(seconds),
+        Ok(_) => Err(format!(
+            "expected a number of seconds above 0 and up to {MOST_SECONDS}; leave the option out for no delay"
+        )),
+        Err(_) => seconds(text),
     }
 }
 
@@ -665,6 +682,38 @@ mod tests {
             );
         }
         assert_eq!(map(&["f.py:f", "-t", "0.5", "x"]).timeout, Some(0.5));
+    }
+
+    #[test]
+    fn a_retry_delay_must_end_some_day() {
+        for delay in ["0", "-1", "nan", "inf", "2s", "", "1e10", "1e300"] {
+            let error = parse(&["map", "f.py:f", "x", &format!("--retry-delay={delay}")]).unwrap_err();
+            assert!(
+                error.to_string().contains("expected a number of seconds"),
+                "{error}"
+            );
+        }
+        assert_eq!(
+            map(&["f.py:f", "--retry-delay", "0.5", "x"]).retry_delay,
+            Some(0.5)
+        );
+    }
+
+    #[test]
+    fn numbers_that_are_none_are_told_what_was_expected() {
+        for wrong in [
+            "--retries=-1",
+            "--retries=4294967296",
+            "--show-failures=-1",
+            "--show-failures=all",
+        ] {
+            let error = parse(&["map", "f.py:f", "x", wrong]).unwrap_err().to_string();
+            assert!(error.contains("expected a whole number"), "{wrong}: {error}");
+        }
+        for wrong in ["--range=1e6", "--range=-1", "--rounds=0", "--rounds=many"] {
+            let error = parse(&["bench", "f.py:f", wrong]).unwrap_err().to_string();
+            assert!(error.contains("expected a whole number"), "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -41,6 +41,13 @@ impl Former {
             let text = format!("cannot resume from {}: {what}", path.display());
             CommandError::new(exit_codes::COULD_NOT_START, text).with_help(help)
         };
+        // Before it is opened: a pipe would be waited for, and a device may have no end.
+        if std::fs::metadata(path).is_ok_and(|metadata| !metadata.is_file()) {
+            return Err(failed(
+                "it is not a plain file".to_owned(),
+                "give the name of a file, in which the results are kept",
+            ));
+        }
         let file = match std::fs::File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),

@@ -1,5 +1,6 @@
 //! The worker's loop: tasks in, results out, Python functions in between.
 
+use std::io::{self, Write};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use procession::channel::{Channel, Idle, Slot, SLOT_INLINE_BYTES};
 use procession::os::{process, time};
 use procession::pool::worker::Worker;
 use procession::shm::{Block, Owner};
-use pyo3::exceptions::{PyMemoryError, PyRuntimeError};
+use pyo3::exceptions::{PyBaseException, PyMemoryError, PyRuntimeError, PySystemExit};
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -55,6 +56,7 @@ pub struct WorkerSeat {
     worker: GilCell<Option<Worker>>,
     number: u32,
     channel: Arc<Channel>,
+    generation: u32,
 }
 
 impl WorkerSeat {
@@ -65,6 +67,7 @@ impl WorkerSeat {
             worker: GilCell::new(Some(worker)),
             number,
             channel,
+            generation: process::generation(),
         }
     }
 }
@@ -104,6 +107,13 @@ impl WorkerSeat {
         });
     }
 
+    /// Ends the process if the initializer has forked it, and has raised this in it.
+    fn end_forked_copy(&self, py: Python<'_>, raised: Bound<'_, PyBaseException>) {
+        if process::generation() != self.generation {
+            end_forked_copy(py, Err(PyErr::from_value(raised.into_any())));
+        }
+    }
+
     /// Says why the pool can have no workers, such as an initializer that raised.
     fn report_broken(&self, py: Python<'_>, text: &str) {
         self.worker.with(py, |w| {
@@ -116,10 +126,13 @@ impl WorkerSeat {
     /// Runs tasks until no more will come, or as many were run as one worker may. Calls `flush` after each of their items.
     #[pyo3(signature = (flush=None))]
     fn work(&self, py: Python<'_>, flush: Option<Py<PyAny>>) -> PyResult<()> {
+        if process::generation() != self.generation {
+            end_forked_copy(py, Ok(()));
+        }
         let Some(worker) = self.worker.with(py, Option::take) else {
             return Err(PyRuntimeError::new_err("this worker has done its work"));
         };
-        Loop::new(worker, flush).run(py)
+        Loop::new(worker, flush, self.generation).run(py)
     }
 
     fn __repr__(&self) -> String {
@@ -131,6 +144,7 @@ struct Loop {
     worker: Worker,
     channel: Arc<Channel>,
     me: Owner,
+    generation: u32,
     functions: Vec<Option<Py<PyAny>>>,
     encoder: Encoder,
     receiver: Receiver,
@@ -141,7 +155,7 @@ struct Loop {
 }
 
 impl Loop {
-    fn new(worker: Worker, flush: Option<Py<PyAny>>) -> Self {
+    fn new(worker: Worker, flush: Option<Py<PyAny>>, generation: u32) -> Self {
         let channel = worker.channel().clone();
         let me = Owner::seat(worker.seat());
         Loop {
@@ -156,6 +170,7 @@ impl Loop {
             worker,
             channel,
             me,
+            generation,
             flush,
             written: None,
         }
@@ -380,6 +395,21 @@ impl Loop {
         kind: u32,
         reader: &mut Reader,
     ) -> PyResult<Bound<'py, PyAny>> {
+        let outcome = self.call_here(py, function, kind, reader);
+        if process::generation() != self.generation {
+            end_forked_copy(py, outcome.map(drop));
+        }
+        outcome
+    }
+
+    #[inline]
+    fn call_here<'py>(
+        &self,
+        py: Python<'py>,
+        function: &Bound<'py, PyAny>,
+        kind: u32,
+        reader: &mut Reader,
+    ) -> PyResult<Bound<'py, PyAny>> {
         let arguments = reader.value(py, &self.receiver)?;
         match kind & kind::MASK {
             kind::MAP => {
@@ -485,6 +515,39 @@ impl Loop {
         slot.result_block.store(block, Ordering::Relaxed);
         slot.result_len.store(bytes.len() as u64, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// A task may fork, and come back in both processes. The copy is no worker: it ends here, as a program of its own would, before
+/// it writes to memory that it shares with the worker.
+#[cold]
+fn end_forked_copy(py: Python<'_>, outcome: PyResult<()>) -> ! {
+    let code = outcome.map_or_else(|error| exit_code_of(py, error), |()| 0);
+    if let Ok(sys) = py.import(intern!(py, "sys")) {
+        for stream in [intern!(py, "stdout"), intern!(py, "stderr")] {
+            // What stands in a stream's place may refuse, or be nothing at all.
+            let _ = sys
+                .getattr(stream)
+                .and_then(|s| s.call_method0(intern!(py, "flush")));
+        }
+    }
+    process::exit_now(code)
+}
+
+/// The exit code of a process that ends by this; what is to be read about it is printed.
+fn exit_code_of(py: Python<'_>, error: PyErr) -> i32 {
+    if !error.is_instance_of::<PySystemExit>(py) {
+        error.display(py);
+        return 1;
+    }
+    match error.value(py).getattr(intern!(py, "code")) {
+        Ok(code) if code.is_none() => 0,
+        Ok(code) => code.extract().unwrap_or_else(|_| {
+            // Nobody is left to tell when standard error itself is gone.
+            let _ = writeln!(io::stderr(), "{code}");
+            1
+        }),
+        Err(_) => 1,
     }
 }
 

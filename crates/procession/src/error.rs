@@ -92,6 +92,25 @@ kinds! {
     StatusLost { process: String } => "the exit status of process {process} is lost: somebody else reaped it (is SIGCHLD ignored, or waitpid(-1) called?)";
 }
 
+/// Why a value does not travel, in words of those who have never heard of its encoding.
+pub(crate) fn codec_reason(error: &postcard::Error) -> String {
+    match error {
+        postcard::Error::WontImplement | postcard::Error::SerializeSeqLengthUnknown => {
+            "its type needs a format that describes itself, as serde_json::Value and types with serde's untagged, tag or \
+             flatten do: send a plain struct or enum, or text in such a format"
+                .to_owned()
+        }
+        postcard::Error::SerdeSerCustom => "its Serialize refuses".to_owned(),
+        postcard::Error::SerdeDeCustom => "its Deserialize refuses what Serialize has written".to_owned(),
+        postcard::Error::CollectStrError => "its Display fails".to_owned(),
+        postcard::Error::SerializeBufferFull => error.to_string(),
+        _ => format!(
+            "its Deserialize does not read what Serialize has written; is a field left out, as by skip_serializing_if? \
+             ({error})"
+        ),
+    }
+}
+
 impl Error {
     pub(crate) fn new(kind: Kind) -> Error {
         Error(Arc::new(Inner {

@@ -310,6 +310,8 @@ impl Host {
             .arg(BOOTSTRAP)
             .arg(host_reads.as_raw_fd().to_string())
             .arg(host_writes.as_raw_fd().to_string())
+            // For those who list processes and pools.
+            .arg(hello.names())
             .stdin(Stdio::null())
             .process_group(0);
         let (drained, all_read) = mpsc::channel::<()>();

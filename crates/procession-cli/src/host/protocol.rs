@@ -71,6 +71,17 @@ pub enum HelloPlace {
     Module(String),
 }
 
+impl Hello {
+    /// The function as the command line names it.
+    pub fn names(&self) -> String {
+        let (HelloPlace::File(place) | HelloPlace::Module(place)) = &self.place;
+        match self.function.as_str() {
+            "" => place.clone(),
+            function => format!("{place}:{function}"),
+        }
+    }
+}
+
 /// What a host is started for.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -24,9 +24,13 @@ impl Event {
         Self(fd)
     }
 
-    /// Signals the event; a counter that is full is signalled already.
-    pub fn signal(&self) {
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    /// Signals the event; a counter that is full is signalled already. False if that cannot be done any more: somebody has
+    /// closed the descriptor.
+    pub fn signal(&self) -> bool {
+        !matches!(
+            rustix::io::write(&self.0, &1u64.to_ne_bytes()),
+            Err(error) if error != rustix::io::Errno::AGAIN
+        )
     }
 
     /// Takes the signal back.

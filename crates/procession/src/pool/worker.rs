@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::channel::{Channel, Idle, Note, Record, Seat, Slot, SpinBudget, What};
 use crate::os::event::Event;
-use crate::os::process::{flush_c_streams, private_resident_bytes};
+use crate::os::process::{exit_now, flush_c_streams, private_resident_bytes};
 use crate::os::{futex, time};
 
 use super::output::OutputFile;
@@ -30,6 +30,9 @@ pub struct Worker {
     /// Where the tasks' output goes, if it is kept.
     output: Option<OutputFile>,
 }
+
+/// The exit code of a worker that cannot tell its caller of results any more.
+const CLOSED: i32 = 71;
 
 /// How often a worker that is recycled at some size looks at its memory.
 const WEIGH_EVERY_NS: u64 = 20_000_000;
@@ -231,8 +234,11 @@ impl Worker {
     pub fn complete(&mut self, slot: u32) {
         self.tasks_left -= 1;
         count(&self.channel.seat(self.seat).items_done);
-        if self.channel.complete(self.seat, slot) && self.channel.caller_wants_waking() {
-            self.results.signal();
+        let wakes = self.channel.complete(self.seat, slot) && self.channel.caller_wants_waking();
+        if wakes && !self.results.signal() {
+            // The task has closed descriptors that are not its own. The result is out, and the supervisor wakes the caller
+            // for a worker that has ended.
+            exit_now(CLOSED);
         }
         if self.recycle_bytes != 0 && self.tasks_left != 0 {
             self.weigh();

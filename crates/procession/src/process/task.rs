@@ -8,7 +8,7 @@ use super::family::{self, family, lock};
 use super::forking::{die_with_parent, limit_to, run};
 use super::keeper::Keeper;
 use super::{Child, Outcome, Process, Shared, Target};
-use crate::error::{Error, Kind, Result};
+use crate::error::{codec_reason, Error, Kind, Result};
 use crate::os::process as os;
 use linkme::distributed_slice;
 use serde::de::DeserializeOwned;
@@ -142,7 +142,8 @@ pub(super) struct Launch {
 
 pub(super) fn encode<T: Task>(arguments: &T::Arguments) -> Result<Vec<u8>> {
     let task = || T::NAME.to_owned();
-    postcard::to_stdvec(arguments).map_err(|error| Error::caused_by(Kind::Arguments { task: task() }, error))
+    postcard::to_stdvec(arguments)
+        .map_err(|error| Error::caused_by(Kind::Arguments { task: task() }, codec_reason(&error)))
 }
 
 /// The first thing a new process is told. Begins with what lets it recognise another build, before anything that could

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::Serialize;
 
 use super::{ByteQueue, PutError, TakeError};
+use crate::error::codec_reason;
 use crate::shm::AllocError;
 use crate::sync::waits::{About, Deadlock};
 
@@ -36,7 +37,11 @@ impl fmt::Display for QueueError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             QueueError::Timeout => write!(f, "the queue took longer than it was given"),
-            QueueError::Value(e) => write!(f, "the value does not travel through a queue: {e}"),
+            QueueError::Value(e) => write!(
+                f,
+                "the value does not travel through a queue: {}",
+                codec_reason(e)
+            ),
             QueueError::Memory(e) => write!(f, "the queue has no memory for the item: {e}"),
             QueueError::Broken(what) => write!(f, "{what}"),
             QueueError::TooManyDone => write!(f, "task_done() was called more often than items were put"),
@@ -73,7 +78,8 @@ impl From<Deadlock> for QueueError {
     }
 }
 
-/// A queue between this process and those that it forks, for any number of senders and receivers.
+/// A queue between this process and those that it forks, for any number of senders and receivers. Its values are what a
+/// [`Pool`](crate::Pool#functions-arguments-results) takes.
 ///
 /// An item is in shared memory when [`put`](Queue::put) returns: it survives its sender, and a process need not wait for its
 /// items to be fetched before it ends. Of a receiver that is killed at most the one item is lost that it had in hand.

@@ -116,7 +116,7 @@ pub struct PoolSnapshot {
     pub id: u64,
     /// The process that made it.
     pub pid: u32,
-    /// That process's command line, with blanks between its parts.
+    /// That process's command line, with blanks between its parts. Parts of several lines are an ellipsis.
     pub command: String,
     /// The process that forks its workers and watches over them.
     pub supervisor_pid: u32,

@@ -162,6 +162,10 @@ fn command_of(pid: u32) -> String {
         .split(|&byte| byte == 0)
         .filter(|word| !word.is_empty())
         .map(|word| {
+            // A whole program, as after `python -c`.
+            if word.contains(&b'\n') {
+                return "…".to_owned();
+            }
             String::from_utf8_lossy(word)
                 .chars()
                 .map(|c| if c.is_control() { ' ' } else { c })

@@ -79,6 +79,59 @@ fn argument_or_result_that_serde_refuses_fails_alone() {
     assert_eq!(pool.apply(Stubborn, FINE).unwrap(), Stubborn(FINE));
 }
 
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Untagged {
+    Number(u64),
+    Text(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind")]
+enum Tagged {
+    Number { value: u64 },
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Flattened {
+    #[serde(flatten)]
+    more: std::collections::BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct LeavesOut {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<u64>,
+}
+
+#[test]
+fn what_needs_a_format_that_describes_itself_is_told_so() {
+    let _alone = alone();
+    let pool = pool(1);
+    let flattened = Flattened {
+        more: [("one".to_owned(), 1)].into(),
+    };
+    let errors = [
+        pool.apply(|_: Untagged| (), Untagged::Text("one".into()))
+            .unwrap_err(),
+        pool.apply(Untagged::Number, 1).unwrap_err(),
+        pool.apply(|_: Tagged| (), Tagged::Number { value: 1 })
+            .unwrap_err(),
+        pool.apply(|_: Flattened| (), flattened).unwrap_err(),
+    ];
+    for error in errors {
+        assert!(error.is_codec(), "{error}");
+        assert!(
+            error.to_string().contains("a format that describes itself"),
+            "{error}"
+        );
+    }
+    let left_out = pool
+        .apply(|_: LeavesOut| (), LeavesOut { value: None })
+        .unwrap_err();
+    assert!(left_out.to_string().contains("skip_serializing_if"), "{left_out}");
+}
+
 #[test]
 fn iterator_that_panics_leaves_the_pool_in_order() {
     let _alone = alone();

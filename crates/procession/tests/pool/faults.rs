@@ -519,6 +519,39 @@ fn task_that_forks_does_not_become_two_workers() {
 }
 
 #[test]
+fn initializer_that_forks_does_not_become_two_workers() {
+    let _alone = alone();
+    let pool = builder()
+        .processes(1)
+        // SAFETY: a worker has one thread.
+        .initializer(|| match unsafe { os::fork() }.unwrap() {
+            os::Forked::Child => panic!("in the copy alone"),
+            os::Forked::Parent(_) => {}
+        })
+        .build()
+        .unwrap();
+    assert_eq!(pool.map(square, 0..1000).unwrap().len(), 1000);
+}
+
+#[test]
+fn task_that_closes_descriptors_which_are_not_its_own_hinders_nobody() {
+    let _alone = alone();
+    let pool = pool(2);
+    let close_all = |n: u64| {
+        for descriptor in 3..256 {
+            // SAFETY: nothing in this worker is used after this but what its pool does, whose reaction is the test.
+            let _ = unsafe { libc::close(descriptor) };
+        }
+        n
+    };
+    for n in 0..5 {
+        assert_eq!(pool.apply(close_all, n).unwrap(), n);
+    }
+    assert_eq!(pool.map(close_all, 0..20).unwrap().len(), 20);
+    assert_eq!(pool.map(square, 0..100).unwrap().len(), 100);
+}
+
+#[test]
 fn a_task_that_fails_leaves_what_it_had_written() {
     let _alone = alone();
     no_core_dumps();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use procession::os::process;
 use procession::watch::Watcher;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
-use signal_hook::consts::{SIGTERM, SIGTSTP};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGTSTP};
 
 use crate::args::{TopArguments, WhoseArguments};
 use crate::commands::ps;
@@ -43,8 +43,11 @@ pub fn run(arguments: &TopArguments) -> Result<i32, CommandError> {
     };
     let ended = Arc::new(AtomicBool::new(false));
     // SIGHUP is left alone: with the terminal gone there is none to put right, and keys would be awaited for ever.
-    signal_hook::flag::register(SIGTERM, ended.clone())
-        .map_err(|error| refuse("cannot watch for signals", error))?;
+    // The terminal's own Ctrl-C comes as a key.
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register(signal, ended.clone())
+            .map_err(|error| refuse("cannot watch for signals", error))?;
+    }
     let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     let state = State::new(arguments.sort, arguments.interval, colours);
     let mut terminal = ratatui::try_init().map_err(|error| refuse("cannot draw on this terminal", error))?;

@@ -408,7 +408,7 @@ impl Port {
         }
     }
 
-    /// A task may fork, and return in both processes. The copy is no worker: it ends here, before it writes to memory that
+    /// A task or an initializer may fork, and return in both processes. The copy is no worker: it ends here, before it writes to memory that
     /// it shares with the worker.
     #[inline]
     pub fn end_forked_copies(&self) {

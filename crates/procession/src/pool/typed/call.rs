@@ -12,7 +12,7 @@ use super::function::{encode, Failure};
 use super::ledger::{drop_result_parts, free_result_block, Content, Delivery, Ledger, Task};
 use super::lifecycle::Shared;
 use crate::channel::{Channel, SLOT_INLINE_BYTES};
-use crate::error::{Error, Kind, Result};
+use crate::error::{codec_reason, Error, Kind, Result};
 use crate::shm::{AllocError, Owner};
 
 /// Why an argument was not encoded.
@@ -115,7 +115,7 @@ pub(super) fn decode_result<R: DeserializeOwned>(
     decoded.map_err(|e| {
         Error::new(Kind::TaskResult {
             task: task(),
-            reason: e.to_string(),
+            reason: codec_reason(&e),
         })
     })
 }

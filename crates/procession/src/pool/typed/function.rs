@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::array::Port;
+use crate::error::codec_reason;
 use crate::os::process::image_of;
 
 use super::frame::{Frame, Part, Sink, ToSink, FAILED};
@@ -54,7 +55,7 @@ where
     R: Serialize,
 {
     let argument = postcard::from_bytes::<A>(call.argument).map_err(|e| Failure::Argument {
-        reason: e.to_string(),
+        reason: codec_reason(&e),
     })?;
     // SAFETY: the type has no bytes (checked in `of`), so nothing is read; a value of it was given to `of` to be copied and
     // used elsewhere (`Copy + Send + 'static`).
@@ -77,7 +78,7 @@ where
 pub(super) fn encode<T: Serialize>(sink: &mut Sink<'_>, value: &T) -> Result<(), String> {
     postcard::serialize_with_flavor(value, ToSink(sink)).map_err(|e| {
         sink.failure()
-            .map_or_else(|| e.to_string(), |failure| failure.to_string())
+            .map_or_else(|| codec_reason(&e), |failure| failure.to_string())
     })
 }
 

@@ -70,6 +70,10 @@ pub use self::map::MapResult;
 /// argument, as a tuple if need be. Arguments and results are what serde can serialize and deserialize. Large numeric data
 /// goes into [`Array`]s, which travel in shared memory.
 ///
+/// On the way they are in a compact format that does not describe itself. So types that must ask what they read do not travel:
+/// `serde_json::Value`, and those with serde's `untagged`, `tag` or `flatten`; nor do those that leave fields out
+/// (`skip_serializing_if`). Send such data as text.
+///
 /// # What can go wrong
 ///
 /// A task that panics fails, and nothing else does. A worker that dies (killed, aborted, exited, out of memory) costs

@@ -20,13 +20,15 @@ pub(super) fn worker_main(mut worker: Worker, initializer: Option<&dyn Fn()>) ->
     let (seat, channel) = (worker.seat(), worker.channel().clone());
     let number = channel.seat(seat).number.load(Ordering::Relaxed);
     begin_as_worker(number, worker_name(number));
+    let port = Port::new(channel.clone(), Channel::owner(seat));
     if let Some(initializer) = initializer {
-        if let Err(text) = run_initializer(initializer) {
+        let initialized = run_initializer(initializer);
+        port.end_forked_copies();
+        if let Err(text) = initialized {
             worker.report_broken(&text);
             return 1;
         }
     }
-    let port = Port::new(channel.clone(), Channel::owner(seat));
     let port = port.open();
     worker.ready();
     let code = loop {
