@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from concurrent.futures import Executor, TimeoutError, _base
+from concurrent.futures import Executor, InvalidStateError, TimeoutError, _base
 from concurrent.futures import Future as _StdlibFuture
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 
@@ -85,25 +85,30 @@ class Future(_StdlibFuture):
         task = self._task
         return super().running() or (not self.done() and task is not None and task._is_running())
 
+    # Callbacks are called in here, and must find the condition free: others wait for the result meanwhile.
+
     def _finish_cancel(self):
+        super().cancel()
         with self._condition:
-            super().cancel()
             if self._state == _base.CANCELLED:
                 self.set_running_or_notify_cancel()
         self._task = None
 
     def _succeeded(self, value):
-        with self._condition:
-            if not self.done():
-                self.set_result(value)
+        try:
+            self.set_result(value)
+        except InvalidStateError:
+            # It was cancelled meanwhile.
+            pass
         self._task = None
 
     def _failed(self, error):
         if isinstance(error, errors.TaskCancelled):
             return self._finish_cancel()
-        with self._condition:
-            if not self.done():
-                self.set_exception(_as_futures_have_it(error))
+        try:
+            self.set_exception(_as_futures_have_it(error))
+        except InvalidStateError:
+            pass
         self._task = None
 
 

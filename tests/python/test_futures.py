@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import os
+import threading
 import time
 import weakref
 
@@ -69,6 +70,22 @@ def test_shutdown_that_cancels_leaves_the_running_ones(start_method):
         assert first.result() == "first" and all(future.cancelled() for future in others)
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(tasks.double, 1)
+
+
+def test_callback_that_takes_its_time_keeps_nobody_from_the_result(executor):
+    goes_on = threading.Event()
+    futures = [executor.submit(tasks.sleep_and_return, 0.1, 1), executor.submit(tasks.sleep_forever)]
+    for future in futures:
+        future.add_done_callback(lambda _: goes_on.wait(2 * PATIENCE_SECONDS))
+    canceller = threading.Thread(target=futures[1].cancel, args=(True,))
+    try:
+        assert futures[0].result(PATIENCE_SECONDS) == 1 and futures[0].done()
+        canceller.start()
+        with pytest.raises(concurrent.futures.CancelledError):
+            futures[1].result(PATIENCE_SECONDS)
+    finally:
+        goes_on.set()
+        canceller.join()
 
 
 def test_calls_run_from_an_event_loop(executor):
