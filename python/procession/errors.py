@@ -178,7 +178,7 @@ class ResultDecodeError(ProcessError):
     `__cause__` is what the rebuilding raised.
 
     Attributes:
-        task: the call, for example ``"f(3)"``.
+        task: the function, for example ``"f"``.
         traceback_text: the traceback of the task's own exception, as text; empty if the task returned normally.
     """
 
