@@ -122,6 +122,8 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         if maxtasksperchild is not None:
             if not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0:
                 raise ValueError("maxtasksperchild must be a positive int or None")
+            # Beyond what the books can count it is no limit.
+            maxtasksperchild = maxtasksperchild if maxtasksperchild < 2**63 else None
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         timeout_ms = 0
