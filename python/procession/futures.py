@@ -293,13 +293,18 @@ class ProcessPoolExecutor(Executor):
         pool.close()
         # Shared memory and descriptors go with the last of its calls, not with this object.
         self._pool = None
-        if wait:
+        if wait and not pool._is_in_callback():
             pool.join()
-        else:
-            # The interpreter waits for it at its end, and so for the futures, as in the standard library.
-            thread = threading.Thread(target=pool.join, name="procession-executor-shutdown", daemon=False)
-            thread.start()
-            self._ending = thread
+            return
+        # The interpreter waits for it at its end, and so for the futures, as in the standard library.
+        thread = threading.Thread(target=pool.join, name="procession-executor-shutdown", daemon=False)
+        thread.start()
+        self._ending = thread
+        if wait:
+            raise RuntimeError(
+                "cannot join current thread: a callback cannot wait for its own end; "
+                "the executor takes no more calls, and ends with its last future"
+            )
 
     def __del__(self):
         if self.__dict__.get("_pool") is not None and not self._is_shut_down:

@@ -84,6 +84,8 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
     # For objects that were never initialized, which have a `__del__` all the same.
     _state = INIT
     _relay = None
+    # The thread that calls callbacks.
+    _helper = None
 
     @staticmethod
     def Process(ctx, *args, **kwds):
@@ -188,8 +190,16 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         _start.LAUNCHERS[self._start_method](self)
 
     def _start_helper(self):
-        thread = threading.Thread(target=_attend, args=(self,), name="procession-pool-helper", daemon=True)
-        thread.start()
+        # Known before it runs, as its first callback may ask for it.
+        self._helper = threading.Thread(target=_attend, args=(self,), name="procession-pool-helper", daemon=True)
+        try:
+            self._helper.start()
+        except BaseException:
+            self._helper = None
+            raise
+
+    def _is_in_callback(self):
+        return self._helper is threading.current_thread()
 
     def _check_running(self):
         if self._state != RUN:
@@ -418,6 +428,8 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
+        if self._state == CLOSE and self._is_in_callback():
+            raise RuntimeError("cannot join current thread: a callback cannot wait for its own end; join elsewhere")
         self._join()
         self._end_relay(in_full=self._state == CLOSE)
 

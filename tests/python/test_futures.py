@@ -88,6 +88,23 @@ def test_callback_that_takes_its_time_keeps_nobody_from_the_result(executor):
         canceller.join()
 
 
+def test_shutdown_in_a_callback_that_would_wait_for_itself_is_refused_and_the_executor_ends(start_method):
+    executor = mp.ProcessPoolExecutor(1, mp.get_context(start_method))
+    heard = []
+
+    def shut_down(_future):
+        try:
+            executor.shutdown()
+        except RuntimeError as error:
+            heard.append(str(error))
+
+    executor.submit(tasks.sleep_and_return, 0.1, 1).add_done_callback(shut_down)
+    later = executor.submit(tasks.double, 2)
+    assert later.result(PATIENCE_SECONDS) == 4
+    executor.shutdown()
+    assert len(heard) == 1 and heard[0].startswith("cannot join current thread")
+
+
 def test_calls_run_from_an_event_loop(executor):
     async def main():
         loop = asyncio.get_running_loop()
