@@ -139,6 +139,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
 
         self._retry = retry_of(retries)
         self._promises = set()
+        self._retrying_iterators = weakref.WeakSet()
         self._cpus = _limits.cpus_of(cpu_affinity)
         self._threads_per_worker = _limits.threads_of(threads_per_worker, processes)
         if output not in _output.MODES:
@@ -428,8 +429,10 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
-        if self._state == CLOSE and self._is_in_callback():
-            raise RuntimeError("cannot join current thread: a callback cannot wait for its own end; join elsewhere")
+        if self._state == CLOSE:
+            if self._is_in_callback():
+                raise RuntimeError("cannot join current thread: a callback cannot wait for its own end; join elsewhere")
+            _retry.pull_all(self)
         self._join()
         self._end_relay(in_full=self._state == CLOSE)
 

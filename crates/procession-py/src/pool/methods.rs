@@ -373,17 +373,22 @@ impl PoolBase {
     }
 
     /// A result that Python code will give: see `ApplyResult._fulfil`. `canceller` is called to cancel it. `many` if it is
-    /// that of a map.
-    #[pyo3(signature = (callback, error_callback, canceller, many))]
+    /// that of a map. `begun` if it belongs to what was begun before the pool was closed.
+    #[pyo3(signature = (callback, error_callback, canceller, many, begun=false))]
     fn _promise<'py>(
         slf: &Bound<'py, Self>,
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
         canceller: Py<PyAny>,
         many: bool,
+        begun: bool,
     ) -> PyResult<Bound<'py, AsyncResult>> {
         let py = slf.py();
-        let core = slf.get().open_core()?;
+        let core = if begun {
+            slf.get().core()?
+        } else {
+            slf.get().open_core()?
+        };
         let calls = Some(Box::new(Calls {
             callback,
             error_callback,
