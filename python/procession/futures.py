@@ -170,6 +170,17 @@ class ProcessPoolExecutor(Executor):
                 "supply a different mp_context."
             )
         self._context = _ours(mp_context)
+        from .pool import Pool
+
+        # Workers start later, but what is wrong with the arguments is told here.
+        known = Pool.__init__.__kwdefaults__
+        for name in options:
+            if name not in known:
+                raise TypeError(f"ProcessPoolExecutor.__init__() got an unexpected keyword argument {name!r}")
+        checked = {name: value for name, value in options.items() if name != "relay_logging"}
+        Pool.__new__(Pool)._take_arguments(
+            max_workers, initializer, initargs, max_tasks_per_child, self._context, **checked
+        )
         if initializer is not None:
             initializer, initargs = initialize_executor, (initializer, *initargs)
         self._arguments = (max_workers, initializer, initargs, max_tasks_per_child)

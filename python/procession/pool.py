@@ -112,6 +112,72 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         # What `__del__` and `__repr__` look at exists from the beginning, whatever fails below.
         self._state = INIT
         self._processes = 0
+        timeout_ms, memory_limit, recycle_memory = self._take_arguments(
+            processes,
+            initializer,
+            initargs,
+            maxtasksperchild,
+            context,
+            timeout=timeout,
+            memory_limit=memory_limit,
+            recycle_memory=recycle_memory,
+            retries=retries,
+            cpu_affinity=cpu_affinity,
+            threads_per_worker=threads_per_worker,
+            output=output,
+        )
+        processes, context = self._processes, self._ctx
+        self._promises = set()
+        self._retrying_iterators = weakref.WeakSet()
+        method = context.get_start_method()
+        first_number = next(_process._process_counter)
+        for _ in range(processes - 1):
+            next(_process._process_counter)
+        self._open(
+            processes,
+            self._maxtasksperchild or 0,
+            timeout_ms,
+            memory_limit,
+            recycle_memory,
+            output == "capture",
+            _start.WORKER_PREFIXES[method],
+            first_number,
+            method,
+        )
+        self._set_retrying(self._retry.times > 0)
+        self._start_method = method
+        self._first_number = first_number
+        if relay_logging:
+            from ._logging import Relay
+
+            self._relay = Relay(context)
+        self._lines_lock = context.Lock() if output == "lines" else None
+        _by_value.note_pool(self)
+        self._launch()
+        if self._relay is not None:
+            self._relay.start()
+        # At exit pools end before the processes that other modules join.
+        self._finalizer = _util.Finalize(self, _terminate_at_exit, args=(weakref.ref(self),), exitpriority=15)
+        self._owner_pid = os.getpid()
+        self._state = RUN
+
+    def _take_arguments(
+        self,
+        processes,
+        initializer,
+        initargs,
+        maxtasksperchild,
+        context,
+        *,
+        timeout=None,
+        memory_limit=None,
+        recycle_memory=None,
+        retries=None,
+        cpu_affinity=None,
+        threads_per_worker="auto",
+        output="inherit",
+    ):
+        """Notes how the pool is to be, and refuses what makes no sense; nothing is opened or started yet."""
         if context is None:
             from .context import _default_context
 
@@ -138,8 +204,6 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             timeout_ms = max(1, round(timeout * 1000)) if timeout < _MOST_SECONDS else 0
 
         self._retry = retry_of(retries)
-        self._promises = set()
-        self._retrying_iterators = weakref.WeakSet()
         self._cpus = _limits.cpus_of(cpu_affinity)
         self._threads_per_worker = _limits.threads_of(threads_per_worker, processes)
         if output not in _output.MODES:
@@ -155,37 +219,7 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         self._initializer = initializer
         self._initargs = initargs
         self._timeout_seconds = timeout
-        method = context.get_start_method()
-        first_number = next(_process._process_counter)
-        for _ in range(processes - 1):
-            next(_process._process_counter)
-        self._open(
-            processes,
-            maxtasksperchild or 0,
-            timeout_ms,
-            memory_limit,
-            recycle_memory,
-            output == "capture",
-            _start.WORKER_PREFIXES[method],
-            first_number,
-            method,
-        )
-        self._set_retrying(self._retry.times > 0)
-        self._start_method = method
-        self._first_number = first_number
-        if relay_logging:
-            from ._logging import Relay
-
-            self._relay = Relay(context)
-        self._lines_lock = context.Lock() if output == "lines" else None
-        _by_value.note_pool(self)
-        self._launch()
-        if self._relay is not None:
-            self._relay.start()
-        # At exit pools end before the processes that other modules join.
-        self._finalizer = _util.Finalize(self, _terminate_at_exit, args=(weakref.ref(self),), exitpriority=15)
-        self._owner_pid = os.getpid()
-        self._state = RUN
+        return timeout_ms, memory_limit, recycle_memory
 
     def _launch(self):
         _start.LAUNCHERS[self._start_method](self)

@@ -105,6 +105,22 @@ def test_shutdown_in_a_callback_that_would_wait_for_itself_is_refused_and_the_ex
     assert len(heard) == 1 and heard[0].startswith("cannot join current thread")
 
 
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"nonsense": 1}, "unexpected keyword argument 'nonsense'"),
+        ({"max_workers": 2.5}, "interpreted as an integer"),
+        ({"output": "nowhere"}, "output must be one of"),
+        ({"timeout": -1}, "timeout must be a positive number"),
+        ({"retries": -1}, "retries must not be negative"),
+        ({"memory_limit": "much"}, "memory_limit must be a number of bytes"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_before_the_first_call(wrong, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        mp.ProcessPoolExecutor(**{"max_workers": 1, **wrong})
+
+
 def test_calls_run_from_an_event_loop(executor):
     async def main():
         loop = asyncio.get_running_loop()
