@@ -1,5 +1,7 @@
 //! The methods that Python sees.
 
+use pyo3::{PyTraverseError, PyVisit};
+
 use super::due::{DueCall, DueParts};
 use super::*;
 
@@ -11,6 +13,18 @@ impl PoolBase {
         PoolBase {
             core: OnceLock::new(),
         }
+    }
+
+    /// The functions that it knows lead to the variables of their modules, of which the pool itself may be one.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(core) = self.core.get() {
+            // SAFETY: the collector runs with the GIL held and while nobody is inside `with`, since no Python code and no
+            // allocation that the collector tracks happens there.
+            for known in unsafe { &core.inner.peek().known } {
+                visit.call(&known.function)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the shared memory of a pool of this many workers. Times are in milliseconds, 0 is no limit.
