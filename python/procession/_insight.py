@@ -294,6 +294,26 @@ class ProgressIterator:
         self._update()
         return value
 
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        from asyncio import CancelledError
+
+        try:
+            value = await self._iterator.__anext__()
+        except StopAsyncIteration:
+            self._end()
+            raise
+        except CancelledError:
+            # The wait was cancelled, not the item.
+            raise
+        except BaseException:
+            self._update()
+            raise
+        self._update()
+        return value
+
     def _update(self):
         if self._bar is not None:
             self._bar.update(1)

@@ -103,6 +103,7 @@ class PoolBase:
         error_callback: Callable[[BaseException], object] | None,
         canceller: Callable[[], bool],
         many: bool,
+        begun: bool = False,
     ) -> ApplyResult[Any]: ...
     def _attempt(
         self,

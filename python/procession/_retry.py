@@ -173,15 +173,15 @@ def _name_of(function):
     return f"{getattr(function, '__qualname__', None) or type(function).__qualname__}(...)"
 
 
-def apply_async(pool, call, calls, terms, retry):
-    """Begins a call that is tried again; returns its result to come."""
+def apply_async(pool, call, calls, terms, retry, begun=False):
+    """Begins a call that is tried again; returns its result to come. `begun` as in `_promise`."""
 
     def tell(value, error, output):
         pool._promises.discard(attempts)
         result._fulfil(value, error, output)
 
     attempts = _Attempts(pool, call, terms, retry, tell)
-    result = pool._promise(*calls, lambda: attempts.end(task_cancelled(_name_of(call[0]))), False)
+    result = pool._promise(*calls, lambda: attempts.end(task_cancelled(_name_of(call[0]))), False, begun)
     pool._promises.add(attempts)
     attempts.begin()
     return result
@@ -254,7 +254,7 @@ class RetryingIterator:
     output = ""
 
     def __init__(self, pool, function, iterable, buffersize, ordered, terms, retry):
-        self._begin = lambda item: apply_async(pool, (function, (item,), {}), (None, None), terms, retry)
+        self._begin = lambda item: apply_async(pool, (function, (item,), {}), (None, None), terms, retry, True)
         self._source = iter(iterable)
         self._buffersize = buffersize
         self._ordered = ordered
@@ -262,22 +262,31 @@ class RetryingIterator:
         self._arrived = deque()
         self._news = threading.Semaphore(0)
         self._listener = None
+        # A source cannot be asked by two threads at once: one that reads and one that joins.
+        self._filling = threading.RLock()
+        pool._retrying_iterators.add(self)
         self._fill()
 
     def _fill(self):
-        while self._source is not None and len(self._waiting) + len(self._arrived) < self._buffersize:
-            try:
-                result = self._begin(next(self._source))
-            except StopIteration:
-                self._source = None
-                return
-            except BaseException as error:
-                # It stands where its item would have stood.
-                self._source = None
-                result = _Raised(error)
-            self._waiting.append(result)
-            if not self._ordered and not result._listen(lambda result=result: self._hear(result)):
-                self._hear(result)
+        with self._filling:
+            while self._source is not None and len(self._waiting) + len(self._arrived) < self._buffersize:
+                try:
+                    result = self._begin(next(self._source))
+                except StopIteration:
+                    self._source = None
+                    return
+                except BaseException as error:
+                    # It stands where its item would have stood.
+                    self._source = None
+                    result = _Raised(error)
+                self._waiting.append(result)
+                if not self._ordered and not result._listen(lambda result=result: self._hear(result)):
+                    self._hear(result)
+
+    def pull_all(self):
+        """Reads the source to its end, whatever the buffer."""
+        self._buffersize = float("inf")
+        self._fill()
 
     def _hear(self, result):
         self._arrived.append(result)
@@ -364,6 +373,12 @@ class _Raised:
 
     def get(self, timeout=None):
         raise self._error
+
+
+def pull_all(pool):
+    """Has all be sent out that iterators would pull later: whoever joins wants all work done."""
+    for iterator in list(pool._retrying_iterators):
+        iterator.pull_all()
 
 
 def end_all(pool):

@@ -178,7 +178,7 @@ class ResultDecodeError(ProcessError):
     `__cause__` is what the rebuilding raised.
 
     Attributes:
-        task: the call, for example ``"f(3)"``.
+        task: the function, for example ``"f"``.
         traceback_text: the traceback of the task's own exception, as text; empty if the task returned normally.
     """
 
@@ -312,13 +312,13 @@ def process_timeout(
 def worker_init_error(
     name: str | None, pid: int | None, exitcode: int | None, traceback_text: str | None
 ) -> WorkerInitError:
-    """Builds the error of a pool whose workers cannot start.
+    """Builds the error of a pool whose workers cannot start; `name` is None where the text says which one it was.
 
     With a traceback the initializer (or the import of the main module) is to blame, without one the way it ended is
     all there is to tell.
     """
     text = traceback_text or ""
-    message = "no worker could start" if name is None else f"{_worker(name, pid)} could not start"
+    message = "the pool's workers cannot start" if name is None else f"{_worker(name, pid)} could not start"
     if exitcode is not None or not text:
         message += f": it {_ending(exitcode)} before its first task"
     return WorkerInitError(message + _quoted(text), pid=pid, exitcode=exitcode, traceback_text=text)

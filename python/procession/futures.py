@@ -10,7 +10,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from concurrent.futures import Executor, TimeoutError, _base
+from concurrent.futures import Executor, InvalidStateError, TimeoutError, _base
 from concurrent.futures import Future as _StdlibFuture
 from concurrent.futures.process import BrokenProcessPool, _RemoteTraceback
 
@@ -85,25 +85,30 @@ class Future(_StdlibFuture):
         task = self._task
         return super().running() or (not self.done() and task is not None and task._is_running())
 
+    # Callbacks are called in here, and must find the condition free: others wait for the result meanwhile.
+
     def _finish_cancel(self):
+        super().cancel()
         with self._condition:
-            super().cancel()
             if self._state == _base.CANCELLED:
                 self.set_running_or_notify_cancel()
         self._task = None
 
     def _succeeded(self, value):
-        with self._condition:
-            if not self.done():
-                self.set_result(value)
+        try:
+            self.set_result(value)
+        except InvalidStateError:
+            # It was cancelled meanwhile.
+            pass
         self._task = None
 
     def _failed(self, error):
         if isinstance(error, errors.TaskCancelled):
             return self._finish_cancel()
-        with self._condition:
-            if not self.done():
-                self.set_exception(_as_futures_have_it(error))
+        try:
+            self.set_exception(_as_futures_have_it(error))
+        except InvalidStateError:
+            pass
         self._task = None
 
 
@@ -165,6 +170,17 @@ class ProcessPoolExecutor(Executor):
                 "supply a different mp_context."
             )
         self._context = _ours(mp_context)
+        from .pool import Pool
+
+        # Workers start later, but what is wrong with the arguments is told here.
+        known = Pool.__init__.__kwdefaults__
+        for name in options:
+            if name not in known:
+                raise TypeError(f"ProcessPoolExecutor.__init__() got an unexpected keyword argument {name!r}")
+        checked = {name: value for name, value in options.items() if name != "relay_logging"}
+        Pool.__new__(Pool)._take_arguments(
+            max_workers, initializer, initargs, max_tasks_per_child, self._context, **checked
+        )
         if initializer is not None:
             initializer, initargs = initialize_executor, (initializer, *initargs)
         self._arguments = (max_workers, initializer, initargs, max_tasks_per_child)
@@ -288,13 +304,18 @@ class ProcessPoolExecutor(Executor):
         pool.close()
         # Shared memory and descriptors go with the last of its calls, not with this object.
         self._pool = None
-        if wait:
+        if wait and not pool._is_in_callback():
             pool.join()
-        else:
-            # The interpreter waits for it at its end, and so for the futures, as in the standard library.
-            thread = threading.Thread(target=pool.join, name="procession-executor-shutdown", daemon=False)
-            thread.start()
-            self._ending = thread
+            return
+        # The interpreter waits for it at its end, and so for the futures, as in the standard library.
+        thread = threading.Thread(target=pool.join, name="procession-executor-shutdown", daemon=False)
+        thread.start()
+        self._ending = thread
+        if wait:
+            raise RuntimeError(
+                "cannot join current thread: a callback cannot wait for its own end; "
+                "the executor takes no more calls, and ends with its last future"
+            )
 
     def __del__(self):
         if self.__dict__.get("_pool") is not None and not self._is_shut_down:

@@ -84,6 +84,8 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
     # For objects that were never initialized, which have a `__del__` all the same.
     _state = INIT
     _relay = None
+    # The thread that calls callbacks.
+    _helper = None
 
     @staticmethod
     def Process(ctx, *args, **kwds):
@@ -110,53 +112,30 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         # What `__del__` and `__repr__` look at exists from the beginning, whatever fails below.
         self._state = INIT
         self._processes = 0
-        if context is None:
-            from .context import _default_context
-
-            context = _default_context.get_context()
-        self._ctx = context
-        if processes is None:
-            processes = _limits.usable_cpus()
-        if processes < 1:
-            raise ValueError("Number of processes must be at least 1")
-        if maxtasksperchild is not None:
-            if not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0:
-                raise ValueError("maxtasksperchild must be a positive int or None")
-        if initializer is not None and not callable(initializer):
-            raise TypeError("initializer must be a callable")
-        timeout_ms = 0
-        if timeout is not None:
-            if not isinstance(timeout, (int, float)):
-                raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
-            if not timeout > 0:
-                raise ValueError("timeout must be a positive number of seconds or None")
-            # Beyond some weeks it is no limit.
-            timeout_ms = max(1, round(timeout * 1000)) if timeout < _MOST_SECONDS else 0
-
-        self._retry = retry_of(retries)
+        timeout_ms, memory_limit, recycle_memory = self._take_arguments(
+            processes,
+            initializer,
+            initargs,
+            maxtasksperchild,
+            context,
+            timeout=timeout,
+            memory_limit=memory_limit,
+            recycle_memory=recycle_memory,
+            retries=retries,
+            cpu_affinity=cpu_affinity,
+            threads_per_worker=threads_per_worker,
+            output=output,
+        )
+        processes, context = self._processes, self._ctx
         self._promises = set()
-        self._cpus = _limits.cpus_of(cpu_affinity)
-        self._threads_per_worker = _limits.threads_of(threads_per_worker, processes)
-        if output not in _output.MODES:
-            raise ValueError(f"output must be one of {', '.join(map(repr, _output.MODES))}, not {output!r}")
-        self._output = output
-        memory_limit = _limits.bytes_of("memory_limit", memory_limit)
-        recycle_memory = _limits.bytes_of("recycle_memory", recycle_memory)
-        processes = operator.index(processes)
-        if processes > _MOST_PROCESSES:
-            raise ValueError(f"Number of processes must be at most {_MOST_PROCESSES}, not {processes}")
-        self._processes = processes
-        self._maxtasksperchild = maxtasksperchild
-        self._initializer = initializer
-        self._initargs = initargs
-        self._timeout_seconds = timeout
+        self._retrying_iterators = weakref.WeakSet()
         method = context.get_start_method()
         first_number = next(_process._process_counter)
         for _ in range(processes - 1):
             next(_process._process_counter)
         self._open(
             processes,
-            maxtasksperchild or 0,
+            self._maxtasksperchild or 0,
             timeout_ms,
             memory_limit,
             recycle_memory,
@@ -182,12 +161,80 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
         self._owner_pid = os.getpid()
         self._state = RUN
 
+    def _take_arguments(
+        self,
+        processes,
+        initializer,
+        initargs,
+        maxtasksperchild,
+        context,
+        *,
+        timeout=None,
+        memory_limit=None,
+        recycle_memory=None,
+        retries=None,
+        cpu_affinity=None,
+        threads_per_worker="auto",
+        output="inherit",
+    ):
+        """Notes how the pool is to be, and refuses what makes no sense; nothing is opened or started yet."""
+        if context is None:
+            from .context import _default_context
+
+            context = _default_context.get_context()
+        self._ctx = context
+        if processes is None:
+            processes = _limits.usable_cpus()
+        if processes < 1:
+            raise ValueError("Number of processes must be at least 1")
+        if maxtasksperchild is not None:
+            if not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0:
+                raise ValueError("maxtasksperchild must be a positive int or None")
+            # Beyond what the books can count it is no limit.
+            maxtasksperchild = maxtasksperchild if maxtasksperchild < 2**63 else None
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        timeout_ms = 0
+        if timeout is not None:
+            if not isinstance(timeout, (int, float)):
+                raise TypeError(f"timeout must be a number of seconds or None, not {type(timeout).__name__}")
+            if not timeout > 0:
+                raise ValueError("timeout must be a positive number of seconds or None")
+            # Beyond some weeks it is no limit.
+            timeout_ms = max(1, round(timeout * 1000)) if timeout < _MOST_SECONDS else 0
+
+        self._retry = retry_of(retries)
+        self._cpus = _limits.cpus_of(cpu_affinity)
+        self._threads_per_worker = _limits.threads_of(threads_per_worker, processes)
+        if output not in _output.MODES:
+            raise ValueError(f"output must be one of {', '.join(map(repr, _output.MODES))}, not {output!r}")
+        self._output = output
+        memory_limit = _limits.bytes_of("memory_limit", memory_limit)
+        recycle_memory = _limits.bytes_of("recycle_memory", recycle_memory)
+        processes = operator.index(processes)
+        if processes > _MOST_PROCESSES:
+            raise ValueError(f"Number of processes must be at most {_MOST_PROCESSES}, not {processes}")
+        self._processes = processes
+        self._maxtasksperchild = maxtasksperchild
+        self._initializer = initializer
+        self._initargs = initargs
+        self._timeout_seconds = timeout
+        return timeout_ms, memory_limit, recycle_memory
+
     def _launch(self):
         _start.LAUNCHERS[self._start_method](self)
 
     def _start_helper(self):
-        thread = threading.Thread(target=_attend, args=(self,), name="procession-pool-helper", daemon=True)
-        thread.start()
+        # Known before it runs, as its first callback may ask for it.
+        self._helper = threading.Thread(target=_attend, args=(self,), name="procession-pool-helper", daemon=True)
+        try:
+            self._helper.start()
+        except BaseException:
+            self._helper = None
+            raise
+
+    def _is_in_callback(self):
+        return self._helper is threading.current_thread()
 
     def _check_running(self):
         if self._state != RUN:
@@ -416,6 +463,10 @@ class Pool(_native.PoolBase, _stdlib_pool.Pool):
             raise ValueError("Pool is still running")
         if self._state not in (CLOSE, TERMINATE):
             raise ValueError("In unknown state")
+        if self._state == CLOSE:
+            if self._is_in_callback():
+                raise RuntimeError("cannot join current thread: a callback cannot wait for its own end; join elsewhere")
+            _retry.pull_all(self)
         self._join()
         self._end_relay(in_full=self._state == CLOSE)
 

@@ -78,6 +78,16 @@ def return_unpicklable(_item=None):
     return FailsToPickle()
 
 
+class Caller:
+    """Calls a function; has state, so that it travels with each task."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self):
+        return self.function()
+
+
 def return_unrebuildable(_item=None):
     return FailsToUnpickle()
 

@@ -172,9 +172,15 @@ def test_a_negative_chunksize_for_map_does_no_harm(start_method):
 
 def test_a_huge_chunksize_is_one_chunk(start_method):
     with open_pool(start_method) as pool:
-        for chunksize in (10**6, sys.maxsize):
+        for chunksize in (10**6, sys.maxsize, *([] if ON_STDLIB else [10**30])):
             assert pool.map(tasks.double, range(10), chunksize) == [2 * x for x in range(10)]
             assert list(pool.imap(tasks.double, range(10), chunksize)) == [2 * x for x in range(10)]
+
+
+@promised_by_us_only
+def test_more_tasks_per_worker_than_anybody_can_count_are_no_limit():
+    with open_pool("fork", 1, maxtasksperchild=10**20) as pool:
+        assert len(set(pool.map(tasks.pid_of, range(20)))) == 1
 
 
 @pytest.mark.parametrize("timeout", ["1", [], object()])

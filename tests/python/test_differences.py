@@ -82,6 +82,7 @@ CLAIMS = {
     "**Arguments are pickled when the task is submitted.**": (
         "test_pool_values::test_arguments_are_taken_as_they_are_at_the_call"
     ),
+    "**An array that is read-only stays so**": "test_arrays::test_a_read_only_array_arrives_read_only",
     "**The forkserver imports your main module once**": "test_differences::test_the_forkserver_imports_the_main_module_once",
     "**A spawned process may be the clone": "test_template::test_the_first_two_are_executed_and_later_ones_cloned",
     "**Initializers of a pool that never has work**": "test_differences::test_a_pool_closed_at_once_ends_without_a_word",

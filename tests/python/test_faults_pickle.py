@@ -84,6 +84,16 @@ def test_a_generator_as_result_is_named_in_the_error(start_method):
         )
 
 
+@pytest.mark.parametrize("travels", ["by reference", "by value"])
+def test_the_error_of_a_single_call_names_its_function(start_method, travels):
+    function = pickle_tasks.return_unrebuildable
+    with open_pool(start_method) as pool:
+        pool.apply(tasks.double, (1,))
+        error = get(pool.apply_async(function if travels == "by reference" else pickle_tasks.Caller(function)))
+        name = "return_unrebuildable" if travels == "by reference" else "Caller"
+        assert error.task == name and f"the result of {name} could not be rebuilt" in str(error)
+
+
 def test_a_result_that_is_rebuilt_only_in_the_worker_fails_its_own_task_alone(start_method):
     with open_pool(start_method) as pool:
         error = get(pool.apply_async(pickle_tasks.return_rebuildable_only_here))

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import os
+import threading
 import time
 import weakref
 
@@ -69,6 +70,55 @@ def test_shutdown_that_cancels_leaves_the_running_ones(start_method):
         assert first.result() == "first" and all(future.cancelled() for future in others)
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(tasks.double, 1)
+
+
+def test_callback_that_takes_its_time_keeps_nobody_from_the_result(executor):
+    goes_on = threading.Event()
+    futures = [executor.submit(tasks.sleep_and_return, 0.1, 1), executor.submit(tasks.sleep_forever)]
+    for future in futures:
+        future.add_done_callback(lambda _: goes_on.wait(2 * PATIENCE_SECONDS))
+    canceller = threading.Thread(target=futures[1].cancel, args=(True,))
+    try:
+        assert futures[0].result(PATIENCE_SECONDS) == 1 and futures[0].done()
+        canceller.start()
+        with pytest.raises(concurrent.futures.CancelledError):
+            futures[1].result(PATIENCE_SECONDS)
+    finally:
+        goes_on.set()
+        canceller.join()
+
+
+def test_shutdown_in_a_callback_that_would_wait_for_itself_is_refused_and_the_executor_ends(start_method):
+    executor = mp.ProcessPoolExecutor(1, mp.get_context(start_method))
+    heard = []
+
+    def shut_down(_future):
+        try:
+            executor.shutdown()
+        except RuntimeError as error:
+            heard.append(str(error))
+
+    executor.submit(tasks.sleep_and_return, 0.1, 1).add_done_callback(shut_down)
+    later = executor.submit(tasks.double, 2)
+    assert later.result(PATIENCE_SECONDS) == 4
+    executor.shutdown()
+    assert len(heard) == 1 and heard[0].startswith("cannot join current thread")
+
+
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"nonsense": 1}, "unexpected keyword argument 'nonsense'"),
+        ({"max_workers": 2.5}, "interpreted as an integer"),
+        ({"output": "nowhere"}, "output must be one of"),
+        ({"timeout": -1}, "timeout must be a positive number"),
+        ({"retries": -1}, "retries must not be negative"),
+        ({"memory_limit": "much"}, "memory_limit must be a number of bytes"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused_before_the_first_call(wrong, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        mp.ProcessPoolExecutor(**{"max_workers": 1, **wrong})
 
 
 def test_calls_run_from_an_event_loop(executor):

@@ -1,5 +1,6 @@
 """What a pool tells of itself: statistics and hints, events, progress."""
 
+import asyncio
 import io
 import os
 import sys
@@ -159,6 +160,29 @@ def test_progress_without_tqdm_is_one_line_on_standard_error(monkeypatch, total)
         list(pool.imap(tasks.double, items, progress=True))
     assert stream.getvalue().count("\n") == 1
     assert ("10/10" if total else "10 ") in stream.getvalue() and "items/s" in stream.getvalue()
+
+
+def test_iterators_that_show_their_progress_are_read_in_an_event_loop():
+    counts = []
+
+    async def read(iterator):
+        results = []
+        while True:
+            try:
+                async for result in iterator:
+                    results.append(result)
+                return results
+            except ValueError as error:
+                results.append(error.args[0])
+
+    with open_pool("fork", 2) as pool:
+        for retries in (0, 1):
+            counts.clear()
+            iterator = pool.imap(
+                fails_for_threes, range(5), retries=retries, progress=lambda *state: counts.append(state)
+            )
+            assert asyncio.run(read(iterator)) == [0, 1, 2, 3, 4]
+            assert counts == [(done, 5) for done in range(6)]
 
 
 def test_progress_by_tqdm_where_it_is_installed(monkeypatch):

@@ -443,6 +443,11 @@ ERROR_EXAMPLES = [
         {"pid": 7, "exitcode": None, "traceback_text": "Traceback (most recent call last):\nKeyError: 1\n"},
     ),
     (
+        errors.worker_init_error(None, None, None, "the initializer raised in ForkPoolWorker-1\n"),
+        'the pool\'s workers cannot start\n\n"""\nthe initializer raised in ForkPoolWorker-1\n"""',
+        {"pid": None, "exitcode": None, "traceback_text": "the initializer raised in ForkPoolWorker-1\n"},
+    ),
+    (
         errors.worker_init_error("ForkPoolWorker-1", 7, -11, None),
         "worker ForkPoolWorker-1 (pid 7) could not start: it was killed by SIGSEGV before its first task",
         {"pid": 7, "exitcode": -11, "traceback_text": ""},

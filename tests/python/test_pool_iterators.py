@@ -20,6 +20,7 @@ from harness import (
     pool_tests,
     promised_by_us_only,
     take,
+    time_limit,
 )
 from subject import pool_module
 
@@ -259,6 +260,18 @@ def test_an_endless_generator_can_be_read_and_left(start_method, method):
         assert len(set(taken)) == 3000
         del iterator
         assert pool.apply(tasks.double, (2,)) == 4
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("chunksize", [1, 10])
+def test_an_iterator_that_is_given_up_does_not_keep_join_waiting(start_method, method, chunksize):
+    with open_pool(start_method) as pool:
+        iterator = getattr(pool, method)(tasks.double, (x for x in range(10_000)), chunksize)
+        next(iterator)
+        del iterator
+        pool.close()
+        with time_limit(PATIENCE_SECONDS, "join()"):
+            pool.join()
 
 
 def test_other_tasks_run_beside_a_long_imap(start_method):

@@ -547,6 +547,25 @@ def test_all_callbacks_have_run_when_join_returns(start_method):
         assert len(calls) == 200
 
 
+def test_a_callback_that_joins_its_own_pool_hears_that_it_cannot(start_method):
+    heard = []
+    done = threading.Event()
+    with open_pool(start_method) as pool:
+
+        def end(_value):
+            try:
+                pool.close()
+                pool.join()
+            except RuntimeError as error:
+                heard.append(str(error))
+            done.set()
+
+        pool.apply_async(tasks.double, (1,), callback=end)
+        assert done.wait(PATIENCE_SECONDS)
+        assert len(heard) == 1 and heard[0].startswith("cannot join current thread")
+        pool.join()
+
+
 def test_a_callback_may_submit_more_work(start_method):
     done = threading.Event()
     results = []

@@ -103,6 +103,20 @@ def test_iterator_of_items_that_are_tried_again_tells_of_its_source_and_stays_wi
         assert rest[:-1] == [2 * x for x in range(3, 21)] and repr(rest[-1]) == "KeyError('source')"
 
 
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("joined", [True, False])
+def test_iterator_of_items_that_are_tried_again_is_read_to_its_end_though_the_pool_is_closed(method, joined):
+    with open_pool("fork", retries=2) as pool:
+        iterator = getattr(pool, method)(tasks.double, (x for x in range(30)), buffersize=4)
+        first = next(iterator)
+        pool.close()
+        if joined:
+            pool.join()
+        assert sorted([first, *iterator]) == [2 * x for x in range(30)]
+        with pytest.raises(ValueError, match="not running"):
+            pool.imap(tasks.double, [1])
+
+
 def test_cancelling_and_terminating_end_what_waits_for_its_next_attempt(start_method, tmp_path):
     patient = mp.Retry(5, delay=1000, max_delay=1000, on=ConnectionError)
 

@@ -39,6 +39,42 @@ def test_a_dropped_pool_ends_its_workers(start_method):
     wait_until_gone(workers)
 
 
+@promised_by_us_only
+@pytest.mark.parametrize(
+    "hold",
+    [lambda pool: pool, lambda pool: pool.apply_async(tasks.double, (1,)), lambda pool: pool.imap(tasks.double, [1])],
+    ids=["itself", "a result", "an iterator"],
+)
+@pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")
+def test_a_dropped_pool_that_holds_on_to_itself_ends_its_workers(hold):
+    pool = mp.get_context("fork").Pool(1)
+    workers = [Process(pid) for pid in worker_pids(pool, 1)]
+    reference = weakref.ref(pool)
+    pool.held = hold(pool)
+    del pool
+    gc.collect()
+    assert reference() is None
+    wait_until_gone(workers)
+
+
+def test_what_holds_a_pool_at_the_programs_end_is_finalized(run_python):
+    done = run_python(
+        source=f"""
+import {mp.__name__} as mp
+def double(x):
+    return 2 * x
+class Owner:
+    def __init__(self):
+        self.pool = mp.get_context("fork").Pool(1)
+    def __del__(self):
+        print("finalized")
+owner = Owner()
+print(owner.pool.map(double, [1]))
+"""
+    )
+    assert done.stdout == "[2]\nfinalized\n", done.stderr
+
+
 @pytest.mark.filterwarnings("ignore:unclosed running multiprocessing pool:ResourceWarning")
 def test_a_pool_lives_as_long_as_somebody_has_a_result_of_it_to_come(start_method):
     result = mp.get_context(start_method).Pool(2).apply_async(tasks.sleep_and_return, (0.3, "slept"))

@@ -81,7 +81,7 @@ impl Core {
         let task = match (&queued, function) {
             (Some(queued), _) => name_of(queued.function.bind(py)),
             (None, Some(number)) => self.function_name(py, number),
-            (None, None) => result.get().task(),
+            (None, None) => result.get().task(py),
         };
         // The supervisor looks for workers that are condemned.
         self.tell(order::LOOK);

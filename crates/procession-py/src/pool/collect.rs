@@ -359,7 +359,7 @@ impl Core {
         )
     }
 
-    pub(super) fn function_name(&self, py: Python<'_>, number: u32) -> String {
+    pub fn function_name(&self, py: Python<'_>, number: u32) -> String {
         let function = self.inner.with(py, |i| {
             i.known
                 .get(number as usize)
@@ -382,7 +382,7 @@ impl Core {
         let name = match (&loss.target, loss.function) {
             (_, Some(number)) => self.function_name(py, number),
             (LostTarget::Job(job, _), None) => job.task.clone(),
-            (LostTarget::One(result), None) => result.get().task(),
+            (LostTarget::One(result), None) => result.get().task(py),
         };
         let mut text = None;
         if let Some((skip, bytes)) = &loss.arguments {

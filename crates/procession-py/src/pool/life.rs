@@ -250,6 +250,8 @@ impl Core {
             at.map(|at| i.jobs.remove(at))
         });
         drop(dropped);
+        // Whoever joins may have waited for nothing but this.
+        self.waiter.announce();
     }
 
     pub fn is_over(&self, py: Python<'_>) -> bool {

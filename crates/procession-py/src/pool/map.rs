@@ -29,13 +29,15 @@ impl PoolBase {
             None => None,
             Some(c) if c.is_none() => None,
             Some(c) => {
-                let n: i64 = c.extract().map_err(|_| {
+                let index = c.call_method0(intern!(py, "__index__")).map_err(|_| {
                     PyTypeError::new_err(format!(
                         "chunksize must be an integer or None, not {}",
                         type_name(c)
                     ))
                 })?;
-                Some(n)
+                // Beyond what a machine integer holds, one chunk has all items, or none if it is negative.
+                let beyond = if index.lt(0)? { i64::MIN } else { i64::MAX };
+                Some(index.extract().unwrap_or(beyond))
             }
         };
         if length == 0 || matches!(chunk, Some(n) if n <= 0) {

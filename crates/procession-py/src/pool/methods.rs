@@ -1,5 +1,7 @@
 //! The methods that Python sees.
 
+use pyo3::{PyTraverseError, PyVisit};
+
 use super::due::{DueCall, DueParts};
 use super::*;
 use crate::fork::{fork_supervisor, AfterFork, Line};
@@ -13,6 +15,18 @@ impl PoolBase {
         PoolBase {
             core: OnceLock::new(),
         }
+    }
+
+    /// The functions that it knows lead to the variables of their modules, of which the pool itself may be one.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        if let Some(core) = self.core.get() {
+            // SAFETY: the collector runs with the GIL held and while nobody is inside `with`, since no Python code and no
+            // allocation that the collector tracks happens there.
+            for known in unsafe { &core.inner.peek().known } {
+                visit.call(&known.function)?;
+            }
+        }
+        Ok(())
     }
 
     /// Makes the shared memory of a pool of this many workers. Times are in milliseconds, 0 is no limit.
@@ -393,17 +407,22 @@ impl PoolBase {
     }
 
     /// A result that Python code will give: see `ApplyResult._fulfil`. `canceller` is called to cancel it. `many` if it is
-    /// that of a map.
-    #[pyo3(signature = (callback, error_callback, canceller, many))]
+    /// that of a map. `begun` if it belongs to what was begun before the pool was closed.
+    #[pyo3(signature = (callback, error_callback, canceller, many, begun=false))]
     fn _promise<'py>(
         slf: &Bound<'py, Self>,
         callback: Option<Py<PyAny>>,
         error_callback: Option<Py<PyAny>>,
         canceller: Py<PyAny>,
         many: bool,
+        begun: bool,
     ) -> PyResult<Bound<'py, AsyncResult>> {
         let py = slf.py();
-        let core = slf.get().open_core()?;
+        let core = if begun {
+            slf.get().core()?
+        } else {
+            slf.get().open_core()?
+        };
         let calls = Some(Box::new(Calls {
             callback,
             error_callback,

@@ -79,16 +79,21 @@ impl Core {
     }
 
     /// A number by which watchers find this name; 0 if there are too many.
+    pub(super) fn name_number(&self, py: Python<'_>, name: &str) -> u32 {
+        self.number_of_name(py, name).unwrap_or(0)
+    }
+
+    /// A number by which this name is found; `None` if there are too many.
     ///
     /// Functions that travel with their tasks have no number of their own, as each may be another object.
-    pub(super) fn name_number(&self, py: Python<'_>, name: &str) -> u32 {
+    fn number_of_name(&self, py: Python<'_>, name: &str) -> Option<u32> {
         self.inner.with(py, |i| {
             if let Some(&number) = i.names.get(name) {
-                return number;
+                return Some(number);
             }
             let number = i.known.len() as u32;
             if number >= self.channel.most_functions() {
-                return 0;
+                return None;
             }
             self.channel.set_function_name(number, name);
             i.known.push(Known {
@@ -98,7 +103,7 @@ impl Core {
                 tally: FunctionTally::default(),
             });
             i.names.insert(name.to_owned(), number);
-            number
+            Some(number)
         })
     }
 
@@ -232,8 +237,8 @@ impl Core {
             kind |= kind::WITH_FUNCTION;
         }
         let named = match number {
-            Some(_) => 0,
-            None => self.name_number(py, &name_of(function)),
+            Some(_) => number,
+            None => self.number_of_name(py, &name_of(function)),
         };
         let held = result.get().has_calls();
         let published = self.inner.with(py, |i| {
@@ -246,7 +251,7 @@ impl Core {
             let Some(slot) = i.dispatcher.take_slot() else {
                 return false;
             };
-            result.get().set_slot(slot);
+            result.get().set_slot(slot, named);
             let target = if held {
                 Target::Held(result.clone().unbind())
             } else {
@@ -258,7 +263,7 @@ impl Core {
                 &encoder.bytes,
                 copy_place(&place),
                 kind,
-                number.unwrap_or(named),
+                named.unwrap_or(0),
                 0,
                 1,
                 target,

@@ -44,6 +44,8 @@ pub struct AsyncResult {
     pub(super) job: Option<Arc<Job>>,
     /// The slot whose entry points here, plus one.
     slot: GilCell<u32>,
+    /// The number under which the pool knows the name of its function, plus one.
+    named: GilCell<u32>,
     /// What cancels it, if its value comes from Python code.
     pub(super) canceller: GilCell<Option<Py<PyAny>>>,
     /// What the task has written, if that is kept and anything was; of a map of Python code, a list of that.
@@ -62,6 +64,7 @@ impl AsyncResult {
             calls: GilCell::new(calls),
             job,
             slot: GilCell::new(0),
+            named: GilCell::new(0),
             canceller: GilCell::new(None),
             output: GilCell::new(None),
         }
@@ -144,8 +147,11 @@ impl AsyncResult {
         Python::attach(|py| self.calls.with(py, |c| c.is_some()))
     }
 
-    pub fn set_slot(&self, slot: u32) {
-        Python::attach(|py| self.slot.with(py, |s| *s = slot + 1));
+    pub fn set_slot(&self, slot: u32, named: Option<u32>) {
+        Python::attach(|py| {
+            self.slot.with(py, |s| *s = slot + 1);
+            self.named.with(py, |n| *n = named.map_or(0, |n| n + 1));
+        });
     }
 
     pub fn forget_slot(&self) {
@@ -153,10 +159,15 @@ impl AsyncResult {
     }
 
     /// What to call the task in an error's text.
-    pub fn task(&self) -> String {
-        self.job
-            .as_ref()
-            .map_or_else(|| "task".into(), |j| j.task.clone())
+    pub fn task(&self, py: Python<'_>) -> String {
+        if let Some(job) = &self.job {
+            return job.task.clone();
+        }
+        let named = self.named.with(py, |n| n.checked_sub(1));
+        match (named, self.pool.get().core()) {
+            (Some(number), Ok(core)) => core.function_name(py, number),
+            _ => "task".into(),
+        }
     }
 
     /// Takes in the message of the worker. Runs no Python code.
@@ -205,7 +216,7 @@ impl AsyncResult {
             _ => None,
         });
         if let Some(mut raw) = raw {
-            let told = raw.next(py, &self.task());
+            let told = raw.next(py, &self.task(py));
             if let Some(text) = told.output {
                 self.output.with(py, |o| *o = Some(text.unbind()));
             }

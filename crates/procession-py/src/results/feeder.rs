@@ -55,12 +55,11 @@ impl Feeder {
             if sent && item.is_none() && room {
                 return Ok(true);
             }
-            let iterator = self.iterator.call0(py)?;
-            let Ok(iterator) = iterator.extract::<Py<ImapBase>>(py) else {
-                return Ok(false);
-            };
-            iterator.get().waiting.with(py, |w| w.set(true));
-            drop(iterator);
+            // Nothing of the iterator is kept while this thread sleeps, as it ends when its consumer lets go of it.
+            match self.iterator.call0(py)?.extract::<Py<ImapBase>>(py) {
+                Ok(iterator) => iterator.get().waiting.with(py, |w| w.set(true)),
+                Err(_) => return Ok(false),
+            }
             // The consumer wakes this thread; the limit is for room that others' results take.
             let limit = Some(Duration::from_millis(if sent { 100 } else { 5 }));
             core.detached(py, || futex::wait(&self.room, seen, limit));

@@ -10,6 +10,7 @@ use pyo3::exceptions::PyStopIteration;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::feeder::Feeder;
 use crate::gil::GilCell;
@@ -172,6 +173,11 @@ impl Drop for ImapBase {
 
 #[pymethods]
 impl ImapBase {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        // What belongs to the job is not only this object's, and goes when it is dropped.
+        visit.call(&self.pool)
+    }
+
     fn __iter__(slf: Py<Self>) -> Py<Self> {
         slf
     }
