@@ -91,7 +91,8 @@ def test_unknown_options_and_arguments_that_nobody_has_are_told():
         load(lambda data: None, iterations=1)
     with pytest.raises(TypeError, match="sets defaults for"):
         load(processes=3)
-    for option, value in {"slo": 5, "headers": [("a", "b")], "url": 5}.items():
+    wrong = {"slo": 5, "headers": [("a", "b")], "url": 5, "setup": 5, "teardown_process": "x", "context": "fork"}
+    for option, value in wrong.items():
         with pytest.raises(TypeError, match=f"{option} must "):
             load(time.time, iterations=1, **{option: value})
 
@@ -598,6 +599,24 @@ def test_raw_sockets_are_timed(server, is_async):
     assert result.steps["ping"].count == 5
     assert (result.steps[f"udp {server.udp}"].count, result.steps[f"udp {server.udp}"].errors) == (10, 5)
     assert result.steps[f"connect {server.tcp}"].kind == "step"
+
+
+def test_a_function_that_holds_up_all_others_makes_no_answer_slow(server):
+    async def user(http, tcp, udp):
+        line = await tcp.connect(server.tcp)
+        socket = await udp.connect(server.udp)
+        await line.send(b"PING\n")
+        await socket.send(b"hello")
+        asking = http.get("/slow", name="slow"), line.recv_until(b"\n", name="ping"), socket.recv(name="datagram")
+        asked = [asyncio.ensure_future(call) for call in asking]
+        await asyncio.sleep(0)
+        # The answers come meanwhile, and nobody is there to read them.
+        time.sleep(2)
+        assert [len(answer) for answer in (await asyncio.gather(*asked))[1:]] == [5, 5]
+
+    result = few(user, None, users=1, iterations=1, url=server.url)
+    assert result.failed_iterations == 0, result.examples
+    assert [result.steps[name].max < 1 for name in ("slow", "ping", "datagram")] == [True] * 3
 
 
 # --- asyncio -------------------------------------------------------------------------------------------------------------

@@ -177,6 +177,13 @@ def prepare(target: Any, options: Mapping[str, Any]) -> tuple[Scenario, dict[str
     if vuser == "async" and not scenario.is_async:
         # What is missing is said here, not by each worker.
         Greenlets(scenario.name)
+    for name in "setup", "teardown", "setup_process", "teardown_process":
+        hook = merged.get(name)
+        if hook is not None and not callable(hook):
+            raise TypeError(f"{name} must be a function, not {hook!r}")
+    context = merged.get("context")
+    if context is not None and not callable(getattr(context, "Process", None)):
+        raise TypeError(f"context must be one of procession.get_context(…), not {context!r}")
     return scenario, make_plan(scenario, merged, vuser), vuser, merged
 
 

@@ -176,6 +176,11 @@ impl Parser {
             Err(error) => return Err(format!("the response is not HTTP/1: {error}")),
         };
         let status = response.code.unwrap_or(0);
+        if status < 100 {
+            return Err(format!(
+                "the response has the status {status:03}, which means nothing"
+            ));
+        }
         if status == 101 {
             return Err("the server switched to another protocol, which nobody had asked for".to_owned());
         }
@@ -415,6 +420,7 @@ mod tests {
         for text in [
             "SMTP ready\r\n\r\n",
             "HTTP/1.1 abc OK\r\n\r\n",
+            "HTTP/1.1 000 OK\r\nContent-Length: 0\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",

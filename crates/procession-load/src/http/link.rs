@@ -512,7 +512,8 @@ impl Http1 {
         };
         if link.parser.close() {
             let failure = status_failure(link.parser.status(), &self.requests[request as usize].name);
-            let ended = self.complete(link, turn.now_ns, failure);
+            let ended_ns = link.stream.arrived_ns(link.written_ns, turn.now_ns);
+            let ended = self.complete(link, ended_ns, failure);
             turn.ended.push(ended);
             return Ok(false);
         }

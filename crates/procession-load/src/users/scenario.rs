@@ -289,6 +289,8 @@ impl<'a> Request<'a> {
         let timeout_ns = self.timeout.map(|timeout| timeout.as_nanos() as u64);
         let begun = {
             let mut crew = self.user.shared.crew.borrow_mut();
+            // Another user may have held up all others, and the server closed this one's connection meanwhile.
+            let _ = crew.look_for_closed();
             crew.request(self.user.index, &self.ask, self.expected, timeout_ns)
         };
         let (ticket, _) = begun.map_err(Stop::refused)?;

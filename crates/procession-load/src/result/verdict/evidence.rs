@@ -2,6 +2,8 @@
 
 use crate::result::{ErrorCount, ErrorKind, RunResult, RunState, WorkerResult};
 
+/// A worker that is done sooner has hardly done anything but begin and end, and was busy with that.
+const LEAST_BUSY_SECONDS: f64 = 0.1;
 /// Below this, chance alone moves the figures of Little's law by more than its limit.
 const LEAST_REQUESTS: u64 = 200;
 
@@ -80,7 +82,11 @@ impl Evidence {
             service_p50: service.p50,
             service_p99: service.p99,
             service_mean: service.mean,
-            cpu_share: most(|worker| worker.cpu_share),
+            cpu_share: if result.info.elapsed_seconds < LEAST_BUSY_SECONDS {
+                0.0
+            } else {
+                most(|worker| worker.cpu_share)
+            },
             cpu_wait_share: most(|worker| worker.cpu_wait_share),
             core_wait: (wait.count > 0 && service.count > 0).then_some(CoreWait {
                 mean: wait.mean,
@@ -146,6 +152,15 @@ mod tests {
         assert_eq!(taken([1.0, 1.0], 0.1, here), None);
         result.idle_cores = None;
         assert_eq!(Evidence::of(&result).taken_share, None);
+    }
+
+    #[test]
+    fn a_run_that_is_over_at_once_has_used_no_core_up() {
+        let mut result = sample::good();
+        result.workers[0].cpu_share = 1.0;
+        assert_eq!(Evidence::of(&result).cpu_share, 1.0);
+        result.info.elapsed_seconds = 0.001;
+        assert_eq!(Evidence::of(&result).cpu_share, 0.0);
     }
 
     #[test]

@@ -241,13 +241,13 @@ impl Engine {
                         } => {
                             // A port where nobody listens; the socket lives on.
                             *fault = Some(failure);
-                            self.serve_raw(index);
+                            self.serve_raw(index, monotonic_ns());
                             return;
                         }
                         Speaks::Raw { closed, fault, .. } => {
                             *closed = true;
                             *fault = Some(failure);
-                            self.serve_raw(index);
+                            self.serve_raw(index, monotonic_ns());
                             return;
                         }
                         Speaks::Http { .. } | Speaks::Http2 { .. } => {
@@ -319,7 +319,7 @@ impl Engine {
                         link.timing.first_byte_ns = now;
                     }
                     link.timing.bytes_received += count as u64;
-                    self.serve_raw(index);
+                    self.serve_raw(index, now);
                     continue;
                 }
                 Speaks::Raw { inbox, closed, .. } => {
@@ -333,7 +333,7 @@ impl Engine {
                         link.timing.bytes_received += count as u64;
                     }
                     let (over, full) = (count == 0, inbox.len() > MOST_UNREAD_BYTES);
-                    self.serve_raw(index);
+                    self.serve_raw(index, now);
                     if over {
                         return;
                     }
@@ -367,8 +367,8 @@ impl Engine {
             .is_some_and(|link| link.hung_up)
     }
 
-    /// Gives a raw socket's reader what it waits for, if it is there.
-    pub(super) fn serve_raw(&mut self, index: u32) {
+    /// Gives a raw socket's reader what it waits for, if it is there, since `now`.
+    pub(super) fn serve_raw(&mut self, index: u32, now: u64) {
         let Some(link) = self.links[index as usize].as_mut() else {
             return;
         };
@@ -415,7 +415,7 @@ impl Engine {
             None => return,
         };
         *wanted = None;
-        self.settle(index, done, monotonic_ns());
+        self.settle(index, done, now);
     }
 
     pub(super) fn settle(&mut self, index: u32, done: Done, now: u64) {

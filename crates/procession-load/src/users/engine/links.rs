@@ -21,7 +21,11 @@ impl Engine {
     ) -> Result<u32, Failure> {
         let server = &self.endpoints[endpoint as usize];
         let transport = match server.endpoint.address() {
-            Address::Ip(address) if is_udp => Transport::Udp(net::udp(address)?),
+            Address::Ip(address) if is_udp => {
+                let fd = net::udp(address)?;
+                net::note_arrivals(&fd);
+                Transport::Udp(fd, None)
+            }
             _ => Transport::Tcp(server.open(now_ns)?),
         };
         self.serial = self.serial.wrapping_add(1);

@@ -159,21 +159,22 @@ impl Speaks {
 #[derive(Debug)]
 enum Transport {
     Tcp(Stream),
-    Udp(OwnedFd),
+    /// The socket, and when the last datagram arrived, if the kernel has noted that.
+    Udp(OwnedFd, Option<u64>),
 }
 
 impl Transport {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Transport::Tcp(stream) => stream.as_fd(),
-            Transport::Udp(fd) => fd.as_fd(),
+            Transport::Udp(fd, _) => fd.as_fd(),
         }
     }
 
     fn is_open(&self) -> bool {
         match self {
             Transport::Tcp(stream) => stream.is_open(),
-            Transport::Udp(_) => true,
+            Transport::Udp(..) => true,
         }
     }
 
@@ -181,7 +182,7 @@ impl Transport {
     fn is_connected(&self) -> bool {
         match self {
             Transport::Tcp(stream) => stream.is_connected(),
-            Transport::Udp(_) => true,
+            Transport::Udp(..) => true,
         }
     }
 
@@ -189,22 +190,23 @@ impl Transport {
     fn flush(&mut self) -> Result<(), Failure> {
         match self {
             Transport::Tcp(stream) => stream.flush(),
-            Transport::Udp(_) => Ok(()),
+            Transport::Udp(..) => Ok(()),
         }
     }
 
     fn send(&mut self, bytes: &[u8]) -> Result<usize, Failure> {
         match self {
             Transport::Tcp(stream) => stream.send(bytes),
-            Transport::Udp(fd) => net::send(fd, bytes),
+            Transport::Udp(fd, _) => net::send(fd, bytes),
         }
     }
 
     /// When the last of what was received arrived, which was asked for at `asked_ns`.
     fn arrived_ns(&self, asked_ns: u64) -> u64 {
+        let now = monotonic_ns();
         match self {
-            Transport::Tcp(stream) => stream.arrived_ns(asked_ns, monotonic_ns()),
-            Transport::Udp(_) => monotonic_ns(),
+            Transport::Tcp(stream) => stream.arrived_ns(asked_ns, now),
+            Transport::Udp(_, noted) => noted.map_or(now, |at_ns| at_ns.max(asked_ns).min(now)),
         }
     }
 
@@ -216,7 +218,10 @@ impl Transport {
                 Received::End => Some((0, false)),
                 Received::Bytes(count, more) => Some((count, more)),
             }),
-            Transport::Udp(fd) => Ok(net::receive(fd, into)?.map(|count| (count, true))),
+            Transport::Udp(fd, noted) => Ok(net::receive_noted(fd, into)?.map(|(count, at_ns)| {
+                *noted = at_ns;
+                (count, true)
+            })),
         }
     }
 }

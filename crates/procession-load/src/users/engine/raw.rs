@@ -82,7 +82,7 @@ impl Engine {
             if let Speaks::Raw { wanted, .. } = &mut link.speaks {
                 *wanted = Some(what);
             }
-            engine.serve_raw(index);
+            engine.serve_raw(index, monotonic_ns());
         })
     }
 
