@@ -38,9 +38,12 @@ impl<'w, P: Protocol> Driver<'w, P> {
 
     pub(super) fn open(&mut self, link_number: u32, request: u32, now: u64) -> Result<(), Failure> {
         let endpoint = self.protocol.requests()[request as usize].endpoint;
-        let link = self
+        let mut link = self
             .protocol
             .open(link_number, endpoint, now, self.worker.recorder())?;
+        if self.has_rate {
+            self.protocol.note_arrivals(&mut link);
+        }
         let entry = &mut self.links[link_number as usize];
         entry.generation = entry.generation.wrapping_add(1);
         let token = u64::from(entry.generation) << 32 | u64::from(link_number);

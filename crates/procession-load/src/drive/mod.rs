@@ -101,7 +101,7 @@ struct Driver<'w, P: Protocol> {
 }
 
 impl<'w, P: Protocol> Driver<'w, P> {
-    fn new(mut protocol: P, worker: &'w mut Worker) -> Result<Driver<'w, P>, String> {
+    fn new(protocol: P, worker: &'w mut Worker) -> Result<Driver<'w, P>, String> {
         let plan = worker.plan().clone();
         let steps: Vec<StepId> = protocol
             .requests()
@@ -129,9 +129,6 @@ impl<'w, P: Protocol> Driver<'w, P> {
             sent_ns: 0,
         };
         let random = worker.random().clone();
-        if has_rate {
-            protocol.note_arrivals();
-        }
         Ok(Driver {
             protocol,
             poller: Poller::new().map_err(|error| format!("cannot wait for the network: {error}"))?,

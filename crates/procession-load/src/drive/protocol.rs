@@ -101,8 +101,8 @@ pub(crate) trait Protocol {
         Ok(())
     }
 
-    /// Has links note when their responses arrive, whenever it is that they are read.
-    fn note_arrivals(&mut self) {}
+    /// Has a link note when its responses arrive, whenever it is that they are read.
+    fn note_arrivals(&self, _link: &mut Self::Link) {}
 
     /// Whether there is nothing to do for this link but to read its response, which may wait a little, as it is known when
     /// it arrived.

@@ -29,7 +29,6 @@ pub(crate) struct Http1 {
     bodiless: Vec<bool>,
     servers: Vec<Server>,
     keep_alive: bool,
-    notes_arrivals: bool,
     dns: Dns,
     buffer: Box<[u8]>,
     /// What comes in secured is put here first.
@@ -170,7 +169,6 @@ impl Http1 {
             .into_boxed_slice(),
             servers,
             keep_alive: target.keep_alive,
-            notes_arrivals: false,
             dns: target.dns,
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
         })
@@ -292,16 +290,13 @@ impl Protocol for Http1 {
             server.endpoint.look_up()?;
             dns_ns = Some(crate::now_ns().saturating_sub(now_ns));
         }
-        let mut stream = Stream::open(
+        let stream = Stream::open(
             &server.endpoint,
             server.tls.as_ref(),
             !self.keep_alive,
             dns_ns,
             now_ns,
         )?;
-        if self.notes_arrivals {
-            stream.note_arrivals();
-        }
         Ok(Link {
             stream,
             endpoint,
@@ -403,8 +398,8 @@ impl Protocol for Http1 {
         }
     }
 
-    fn note_arrivals(&mut self) {
-        self.notes_arrivals = true;
+    fn note_arrivals(&self, link: &mut Link) {
+        link.stream.note_arrivals();
     }
 
     #[inline]

@@ -18,7 +18,6 @@ pub(crate) struct Tcp {
     target: TcpTarget,
     requests: Vec<Request>,
     buffer: Box<[u8]>,
-    notes_arrivals: bool,
 }
 
 /// One connection.
@@ -52,7 +51,6 @@ impl Tcp {
             }],
             target: target.clone(),
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
-            notes_arrivals: false,
         })
     }
 
@@ -126,10 +124,7 @@ impl Protocol for Tcp {
 
     fn open(&mut self, _: u32, _: u32, now_ns: u64, _: &mut Recorder) -> Result<Link, Failure> {
         let forget = !self.target.keep_alive || self.is_connect_test();
-        let mut stream = Stream::open(&self.endpoint, None, forget, None, now_ns)?;
-        if self.notes_arrivals {
-            stream.note_arrivals();
-        }
+        let stream = Stream::open(&self.endpoint, None, forget, None, now_ns)?;
         Ok(Link {
             stream,
             address: self.endpoint.chosen(),
@@ -233,8 +228,8 @@ impl Protocol for Tcp {
         }
     }
 
-    fn note_arrivals(&mut self) {
-        self.notes_arrivals = true;
+    fn note_arrivals(&self, link: &mut Link) {
+        link.stream.note_arrivals();
     }
 
     fn is_connected(&self, link: &Link) -> bool {

@@ -10,40 +10,33 @@ pub(super) fn timespec(limit: Duration) -> libc::timespec {
     }
 }
 
-/// Nanoseconds of the monotonic clock; the same count in every process.
-pub fn monotonic_ns() -> u64 {
+#[inline]
+fn clock_ns(clock: libc::clockid_t) -> u64 {
     let mut t = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
     // SAFETY: the pointer is to a local that the call fills.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut t) };
+    unsafe { libc::clock_gettime(clock, &mut t) };
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+}
+
+/// Nanoseconds of the monotonic clock; the same count in every process.
+pub fn monotonic_ns() -> u64 {
+    clock_ns(libc::CLOCK_MONOTONIC)
 }
 
 /// The monotonic clock as it stood at the last tick of the kernel, up to 10 ms ago: for what is shown to people. Reading it
 /// costs a fraction of what [`monotonic_ns`] costs.
 #[inline]
 pub fn coarse_monotonic_ns() -> u64 {
-    let mut t = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the pointer is to a local that the call fills.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut t) };
-    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+    clock_ns(libc::CLOCK_MONOTONIC_COARSE)
 }
 
 /// Nanoseconds since 1970 by the clock that people set, and that the kernel's notes on packets are told by.
 #[inline]
 pub fn realtime_ns() -> u64 {
-    let mut t = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: the pointer is to a local that the call fills.
-    unsafe { libc::clock_gettime(libc::CLOCK_REALTIME, &mut t) };
-    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+    clock_ns(libc::CLOCK_REALTIME)
 }
 
 /// Sleeps until this moment of the monotonic clock, or until a signal comes.

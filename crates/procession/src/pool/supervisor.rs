@@ -15,7 +15,7 @@ use crate::os::process::{
     parent_pid, private_resident_bytes, read_file_of, restore_signal_mask, set_parent_death_signal,
     wait_any_child, ExitStatus, Forked, SignalMask,
 };
-use crate::os::{futex, socket, time};
+use crate::os::{socket, time};
 use crate::shm::Owner;
 
 use super::output::OutputFile;
@@ -40,8 +40,6 @@ const TASK_GRACE: Duration = Duration::from_millis(100);
 const STACK_PATIENCE: Duration = Duration::from_millis(50);
 /// How much of a stack is kept.
 const MOST_STACK_BYTES: usize = 16 << 10;
-/// How long the others are held back at most while a pool's first worker starts.
-const FIRST_START: Duration = Duration::from_millis(3);
 /// How often the workers' memory is looked at, if it is limited and one of them has used half of it, and otherwise.
 const WEIGH_OFTEN: Duration = Duration::from_millis(5);
 const WEIGH_SELDOM: Duration = Duration::from_millis(50);
@@ -250,9 +248,6 @@ impl Supervisor {
                             output,
                         },
                     );
-                    if s.number.load(Ordering::Relaxed) == 1 {
-                        self.let_start(seat);
-                    }
                 }
                 Err(e) => {
                     self.channel.set_live(seat, false);
@@ -271,13 +266,6 @@ impl Supervisor {
             }
         }
         Staffed::Full
-    }
-
-    /// Lets a pool's first worker start alone: whoever has just made a pool waits for its first result, and each further fork
-    /// would compete with this worker for a core and make it copy the pages that it touches.
-    fn let_start(&self, seat: u32) {
-        // Woken too early or not at all, nothing is lost but a little time.
-        futex::wait(&self.channel.seat(seat).stage, Seat::STARTING, Some(FIRST_START));
     }
 
     fn obey(&self, watch: &mut Watch) {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::channel::{Channel, Idle, Note, Record, Seat, Slot, SpinBudget, What};
 use crate::os::event::Event;
 use crate::os::process::{exit_now, flush_c_streams, private_resident_bytes};
-use crate::os::{futex, time};
+use crate::os::time;
 
 use super::output::OutputFile;
 
@@ -105,10 +105,11 @@ impl Worker {
         }
         #[cfg(feature = "crash-points")]
         crate::crash::arm();
-        let stage = &self.channel.seat(self.seat).stage;
-        stage.store(Seat::READY, Ordering::Release);
-        // The supervisor may hold the others back meanwhile; who else waits, waits for results.
-        futex::wake(stage, 1);
+        // Nobody is woken for this: who waits, waits for results.
+        self.channel
+            .seat(self.seat)
+            .stage
+            .store(Seat::READY, Ordering::Release);
         self.tell(What::WorkerReady, time::monotonic_ns(), 0, None);
     }
 

@@ -34,7 +34,6 @@ pub(crate) struct Http2 {
     servers: Vec<Server>,
     streams: u32,
     keep_alive: bool,
-    notes_arrivals: bool,
     dns: Dns,
     buffer: Box<[u8]>,
     scratch: Box<[u8]>,
@@ -107,7 +106,6 @@ impl Http2 {
             servers,
             streams: target.streams,
             keep_alive: target.keep_alive,
-            notes_arrivals: false,
             dns: target.dns,
             buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
             scratch: vec![0; if secured { BUFFER_BYTES } else { 0 }].into_boxed_slice(),
@@ -157,16 +155,13 @@ impl Protocol for Http2 {
             server.endpoint.look_up()?;
             dns_ns = Some(crate::now_ns().saturating_sub(now_ns));
         }
-        let mut stream = Stream::open(
+        let stream = Stream::open(
             &server.endpoint,
             server.tls.as_ref(),
             !self.keep_alive,
             dns_ns,
             now_ns,
         )?;
-        if self.notes_arrivals {
-            stream.note_arrivals();
-        }
         Ok(Link {
             stream,
             endpoint,
@@ -249,8 +244,8 @@ impl Protocol for Http2 {
         link.connection.is_open() || !link.connection.is_idle()
     }
 
-    fn note_arrivals(&mut self) {
-        self.notes_arrivals = true;
+    fn note_arrivals(&self, link: &mut Link) {
+        link.stream.note_arrivals();
     }
 
     fn is_connected(&self, link: &Link) -> bool {
